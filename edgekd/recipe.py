@@ -1,0 +1,276 @@
+"""The recipe: what the user wrote, checked. The only place where a default lives.
+
+>>> recipe = load("models/digits", settings=["distill.epochs=3"])
+>>> recipe.distill.epochs
+3
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Strict(BaseModel):
+    """An unknown key is an error; a recipe never changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- data and models ---------------------------------------------------------------------------
+
+
+class Data(Strict):
+    """Where samples come from and how they are split."""
+
+    source: str = Field(description="digits, a hub id, a folder (images, parquet, IDX) or a file (parquet, csv, jsonl)")
+    config: str | None = Field(None, description="configuration name of a hub dataset")
+    train: str | None = Field(None, description="name of the split to train on; found by its usual name when absent")
+    validation: str | None = Field(None, description="name of the split that picks the best epoch; cut from train when absent")
+    test: str | None = Field(None, description="name of the split the gate is measured on; cut from train when absent")
+    image: str | None = Field(None, description="column with the picture; the usual names are tried when absent")
+    label: str | None = Field(None, description="column with the class; the usual names are tried when absent")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share cut from train when there is no validation split")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share cut from train when there is no test split")
+    limit: int | None = Field(None, ge=1, description="use at most so many samples of each split")
+    in_memory_gb: float = Field(2.0, ge=0, description="decode once and keep in memory up to this size, else decode per batch")
+
+
+class Preprocess(Strict):
+    """What happens to a raw picture (uint8, 0-255) before the network: resize on the host, the rest in the graph."""
+
+    size: int | tuple[int, int] | None = Field(None, description="height and width in pixels; the data's own when absent")
+    mean: tuple[float, ...] = Field((0.0,), description="per channel, of values scaled to 0-1")
+    std: tuple[float, ...] = Field((1.0,), description="per channel, of values scaled to 0-1")
+    crop: float = Field(1.0, gt=0, le=1, description="share of the shorter side kept by the centre crop")
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _as_many_means_as_deviations(self) -> Self:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}: give one of each per channel")
+        if any(s <= 0 for s in self.std):
+            raise ValueError(f"std must be above 0, not {list(self.std)}")
+        return self
+
+
+class Model(Strict):
+    """A teacher or a student."""
+
+    model: str = Field(description="timm:NAME, hf:ID-or-folder, py:FILE.py:FUNCTION, or a run folder")
+    weights: Path | None = Field(None, description="safetensors, or a state dict saved with torch.save")
+    preprocess: Preprocess | None = Field(None, description="this model's own; else the recipe's; else the model's default")
+    classes: tuple[str, ...] | None = Field(None, description="class names in the order of the outputs")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the model's maker")
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+class Augment(Strict):
+    """Random changes to training pictures, seeded per sample and epoch."""
+
+    crop: int = Field(0, ge=0, description="pad by so many pixels and crop back at a random place")
+    flip: bool = Field(False, description="mirror left-right half the time")
+    erase: float = Field(0.0, ge=0, lt=1, description="chance to blank a random rectangle")
+
+
+class Training(Strict):
+    """How a network is fitted."""
+
+    epochs: int = Field(30, ge=1)
+    batch_size: int = Field(128, ge=1, description="over all processes together")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(2e-3, gt=0, description="at its highest")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only (Nesterov)")
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one-cycle", "cosine", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps spent rising to the highest rate")
+    gradient_clip: float | None = Field(None, gt=0, description="largest 2-norm of the gradient")
+    average: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
+    augment: Augment = Augment()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    checkpoint_minutes: float = Field(1.0, ge=0, description="0: after every step")
+
+
+class Logits(Strict):
+    """weight * T^2 * D(teacher || student) of softmax(z / T), mean over samples."""
+
+    kind: Literal["logits"] = "logits"
+    weight: float = Field(1.0, ge=0)
+    divergence: Literal["kl", "reverse-kl", "js"] = "kl"
+    temperature: float = Field(2.0, gt=0)
+
+
+class TaskLoss(Strict):
+    """weight * the task's own loss against the labels."""
+
+    kind: Literal["task"] = "task"
+    weight: float = Field(1.0, ge=0)
+
+
+class Features(Strict):
+    """weight * distance between a layer of the student and one of the teacher, over a linear projector where widths differ."""
+
+    kind: Literal["features"] = "features"
+    weight: float = Field(1.0, ge=0)
+    student: str = Field(description="module name in the student, as in named_modules()")
+    teacher: str = Field(description="module name in the teacher")
+    distance: Literal["mse", "l1", "smooth-l1", "cosine"] = "mse"
+
+
+Objective = Annotated[Logits | TaskLoss | Features, Field(discriminator="kind")]
+
+
+class Distill(Training):
+    """Fit the student to the teacher."""
+
+    objectives: tuple[Objective, ...] = Field((Logits(weight=0.7), TaskLoss(weight=0.3)), min_length=1)
+    teacher: Literal["cached", "live"] = Field("cached", description="cached: the teacher's outputs computed once, memory-mapped")
+    views: int = Field(1, ge=1, description="with augmentation and a cached teacher: how many seeded views of each sample")
+
+
+# --- quantization ------------------------------------------------------------------------------
+
+
+class Weights(Strict):
+    """How weights are stored: the numbers, not the method."""
+
+    bits: int = Field(8, ge=1, le=8)
+    kind: Literal["uniform", "codebook"] = "uniform"
+    symmetric: bool = True
+    granularity: Literal["tensor", "channel", "group"] = "channel"
+    group: int | None = Field(None, ge=2, description="weights that share a scale; makes the granularity `group`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_group_size_means_groups(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("group") is not None:
+            return {"granularity": "group", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _groups_have_a_size(self) -> Self:
+        if (self.granularity == "group") != (self.group is not None):
+            raise ValueError("granularity `group` and a `group` size go together: give both or neither")
+        return self
+
+
+class Activations(Strict):
+    """How activations are stored between layers."""
+
+    bits: Literal[8, 16] = 8
+    symmetric: bool = False
+
+
+class Calibration(Strict):
+    """Which training samples post-training quantization looks at."""
+
+    samples: int = Field(300, ge=1)
+    batch_size: int = Field(32, ge=1, description="read at a time: memory does not grow with `samples`")
+    overflow_fix: Literal["auto", "on", "off"] = Field(
+        "auto", description="keep weights to 7 bits where int8 sums saturate; auto: asks the target, then this CPU"
+    )
+
+
+class Scheme(Strict):
+    """The numbers of a variant, whatever method made them. None means full precision."""
+
+    weights: Weights | None = None
+    activations: Activations | None = None
+
+
+class VariantRecipe(Strict):
+    """One way to make the student small."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names a folder")
+    method: str = Field("ptq", description="none or ptq")
+    weights: Weights | None = None
+    activations: Activations | None = None
+    keep: tuple[str, ...] = Field((), description="modules left in full precision: names, with * and ? as wildcards")
+    calibration: Calibration = Calibration()
+
+    @property
+    def scheme(self) -> Scheme:
+        return Scheme(weights=self.weights, activations=self.activations)
+
+    @model_validator(mode="after")
+    def _numbers_fit_the_method(self) -> Self:
+        from edgekd.quantize import METHODS
+
+        from .names import nearest
+
+        if self.method not in METHODS:
+            raise ValueError(f"no method `{self.method}`{nearest(self.method, METHODS)}; there are {', '.join(METHODS)}")
+        if self.method == "none" and (self.weights or self.activations):
+            raise ValueError("method `none` keeps full precision: leave `weights` and `activations` out")
+        if self.method == "ptq" and self.weights is None:
+            raise ValueError("method `ptq` needs `weights: {bits: 8}`")
+        return self
+
+
+# --- the rest ----------------------------------------------------------------------------------
+
+
+class Gate(Strict):
+    """What an artifact may lose and still be called deployable."""
+
+    max_drop: float = Field(0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime")
+    max_error: float = Field(
+        1e-3, gt=0, description="full precision: largest difference between torch, file and runtime, relative to the largest output"
+    )
+    min_sqnr_db: float = Field(
+        20.0, description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file"
+    )
+
+
+class Bench(Strict):
+    """How long and how often the clock runs."""
+
+    min_seconds: float = Field(1.0, gt=0, description="of warm calls, for each artifact")
+    min_count: int = Field(40, ge=5, description="warm calls, for each artifact")
+    max_seconds: float = Field(20.0, gt=0, description="hard limit for each artifact")
+    batch_sizes: tuple[int, ...] = Field((1,), min_length=1, description="of the timed calls")
+    threads: int | None = Field(None, ge=1, description="of the runtime; every core when absent")
+
+
+class Recipe(Strict):
+    """A teacher, data and the devices you ship to."""
+
+    task: Literal["image-classification"] = "image-classification"
+    data: Data
+    teacher: Model | None = None
+    student: Model
+    preprocess: Preprocess | None = Field(None, description="for both models, unless a model has its own")
+    train: Training = Field(Training(), description="what `edgekd train` does")
+    distill: Distill | None = None
+    quantize: tuple[VariantRecipe, ...] = Field((VariantRecipe(name="fp32", method="none"),), min_length=1)
+    targets: tuple[str, ...] = Field(("onnxruntime-cpu",), min_length=1)
+    gate: Gate = Gate()
+    bench: Bench = Bench()
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        names = [variant.name for variant in self.quantize]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two variants are named `{name}`: each names a folder, so give them different names")
+        if self.distill and not self.teacher:
+            needing = [o.kind for o in self.distill.objectives if o.kind != "task"]
+            if needing:
+                raise ValueError(f"objective `{needing[0]}` needs a teacher: add `teacher: {{model: ...}}`")
+        return self
+
+
+def load(path: str | Path, settings: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """Read a recipe file, or the recipe.yaml of a folder (yours, or one that ships with edgekd such as models/digits).
+
+    settings: overrides such as "distill.epochs=3"; values are YAML. Paths in the file are relative to the file,
+    paths in settings to the working directory. Raises BadInput with file, line and key for whatever is wrong.
+    """
+    from . import recipe_file
+
+    return recipe_file.load(path, settings)

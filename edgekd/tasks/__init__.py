@@ -1,0 +1,69 @@
+"""Tasks: what differs between domains, one file each; a new one is a file plus a line here (or an entry point)."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..data import Split, Splits
+    from ..export.graph import Graph, Runner
+    from ..models import LoadedModel
+    from ..recipe import Recipe
+
+TASKS = {"image-classification": "edgekd.tasks.image_classification"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the gate compares. Scores lie in the metric's own unit (accuracy: 0-1)."""
+
+    name: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one split: the score, each sample's part in it, and the raw outputs (first axis: samples)."""
+
+    score: float
+    per_sample: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+
+class Task(Protocol):
+    """How to feed, score, export and time a model of this kind."""
+
+    name: str
+    metric: Metric
+
+    def splits(self, recipe: Recipe) -> Splits:
+        """Load the data, at the picture size that the recipe's models want. Raises BadInput."""
+
+    def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
+        """Load teacher and student and check that they fit the data and each other. Raises BadInput."""
+
+    def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Pick what the (first) graph takes out of a batch."""
+
+    def forward(self, module: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Run a training forward pass; `logits` is among the outputs."""
+
+    def loss(self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], smoothing: float = 0.0) -> torch.Tensor:
+        """Return the supervised loss, mean over samples."""
+
+    def evaluate(self, run: Runner, split: Split, batch_size: int = 256, advance: Any = None) -> Evaluation:
+        """Score whatever answers to `run` on a split. advance(n): called after n more samples."""
+
+    def graphs(self, model: LoadedModel, splits: Splits) -> list[Graph]:
+        """Return the model's exportable graphs, preprocessing folded in."""
+
+
+def task_of(name: str) -> Task:
+    """Return the task of that name."""
+    return importlib.import_module(TASKS[name]).TASK
