@@ -4,22 +4,23 @@
 >>> manifest = edgekd.compress("models/digits", out="runs/digits")  # doctest: +SKIP
 >>> manifest["chosen"]["onnxruntime-cpu"]["variant"]  # doctest: +SKIP
 'int8'
+
+Every verb of the command line is a function in `edgekd.verbs`.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 __version__ = "0.1.0"
 
-_VERBS = ("compress", "train", "distill", "quantize", "export", "verify", "bench", "report")
-
-__all__ = ["__version__", *_VERBS]
+__all__ = ["__version__", "compress"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a verb when it is first used: `import edgekd` alone stays light."""
-    if name in _VERBS:
-        return getattr(importlib.import_module("edgekd.verbs"), name)
+    """Import `compress` when it is first used: `import edgekd` alone stays light."""
+    if name == "compress":
+        from .verbs import compress
+
+        return compress
     raise AttributeError(f"module 'edgekd' has no attribute {name!r}")

@@ -128,7 +128,9 @@ class Distill(Training):
     """Fit the student to the teacher."""
 
     objectives: tuple[Objective, ...] = Field((Logits(weight=0.7), TaskLoss(weight=0.3)), min_length=1)
-    teacher: Literal["cached", "live"] = Field("cached", description="cached: the teacher's outputs computed once, memory-mapped")
+    teacher: Literal["cached", "live"] = Field(
+        "cached", description="cached: the teacher's outputs computed once, memory-mapped"
+    )
     views: int = Field(1, ge=1, description="with augmentation and a cached teacher: how many seeded views of each sample")
 
 
@@ -217,12 +219,17 @@ class VariantRecipe(Strict):
 class Gate(Strict):
     """What an artifact may lose and still be called deployable."""
 
-    max_drop: float = Field(0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime")
+    max_drop: float = Field(
+        0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime"
+    )
     max_error: float = Field(
-        1e-3, gt=0, description="full precision: largest difference between torch, file and runtime, relative to the largest output"
+        1e-3,
+        gt=0,
+        description="full precision: largest difference between torch, file and runtime, relative to the largest output",
     )
     min_sqnr_db: float = Field(
-        20.0, description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file"
+        20.0,
+        description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file",
     )
 
 

@@ -45,4 +45,4 @@ class Backend(Protocol):
 
 def backend_of(name: str) -> Backend:
     """Return the backend of that name."""
-    return importlib.import_module(BACKENDS[name])  # type: ignore[return-value]
+    return importlib.import_module(BACKENDS[name])

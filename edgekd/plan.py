@@ -1,0 +1,228 @@
+"""The plan: which stages a recipe needs, what each depends on, and what cannot work, told before hours of training.
+
+Imports neither torch nor a backend, so that a run whose stages are all finished takes no time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import data, run_folder
+from .backends import BACKENDS, backend_of
+from .errors import BadInput, Missing
+from .recipe import Model, Recipe
+from .run_folder import fingerprint
+from .targets import Target, load_target
+
+# what a stage's result depends on beside the recipe: edgekd's own source, and the packages that do the arithmetic
+_CODE = {
+    "model": ("models.py", "models", "preprocess.py", "data.py", "data", "augment.py", "tasks", "distill"),
+    "graphs": ("export/onnx.py", "export/graph.py", "models.py", "models", "preprocess.py", "tasks"),
+    "quantize": ("quantize",),
+    "export": ("export", "backends"),
+    "verify": ("verify.py", "parity.py", "divergence.py", "backends"),
+    "bench": ("bench", "backends"),
+}
+_PACKAGES = {
+    "model": ("torch", "numpy", "timm", "transformers"),
+    "graphs": ("torch", "onnx", "onnxscript"),
+    "quantize": ("nncf", "onnx", "onnxruntime"),
+    "export": ("onnx", "onnxruntime"),
+    "verify": ("torch", "onnxruntime"),
+    "bench": ("onnxruntime",),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage to be: its name, the folder it fills (relative to the run), and the fingerprint of all it depends on."""
+
+    name: str
+    folder: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A variant that a target cannot take, and why."""
+
+    target: str
+    variant: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, where its run lives, and its stages in order."""
+
+    recipe: Recipe
+    out: Path
+    targets: tuple[Target, ...]
+    steps: tuple[Step, ...]
+    refusals: tuple[Refusal, ...] = ()
+    recipe_file: str = ""
+    kind: str = "compress"
+    roles: dict[str, str] = field(default_factory=dict)
+
+    def step(self, name: str) -> Step:
+        """Return the step of that name."""
+        return next(step for step in self.steps if step.name == name)
+
+    def pairs(self) -> list[tuple[Target, str]]:
+        """Return every (target, variant) that is to become an artifact."""
+        refused = {(r.target, r.variant) for r in self.refusals}
+        return [(t, v.name) for t in self.targets for v in self.recipe.quantize if (t.name, v.name) not in refused]
+
+    def cached(self, step: Step) -> bool:
+        """Say whether a step is finished in the run folder already."""
+        return run_folder.finished(self.out, step.folder, step.fingerprint) is not None
+
+
+def plan(recipe: Recipe, out: Path, recipe_file: str = "") -> Plan:
+    """Lay out the stages of `edgekd compress`. Raises BadInput or Missing for what cannot work."""
+    targets = tuple(load_target(name) for name in recipe.targets)
+    refusals = tuple(_refusals(recipe, targets))
+    for target in targets:
+        mine = [r for r in refusals if r.target == target.name]
+        if len(mine) == len(recipe.quantize):
+            reasons = "\n".join(f"  {r.variant}: {r.reason}" for r in mine)
+            raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}")
+    _need_packages(targets)
+    check_files(recipe)
+    return Plan(recipe, out, targets, tuple(_steps(recipe, targets, refusals)), refusals, recipe_file)
+
+
+def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -> Plan:
+    """Lay out `edgekd train`: an ordinary supervised run for the teacher or the student."""
+    model = getattr(recipe, role)
+    if model is None:
+        raise BadInput(f"the recipe has no {role} to train: add `{role}: {{model: ...}}`, or give --model")
+    check_files(recipe.model_copy(update={"teacher": None, "student": model.model_copy(update={"weights": None})}))
+    made = fingerprint(
+        "train", role, _settings(recipe.train), data.fingerprint(recipe.data), model_fingerprint(model.model_copy(update={"weights": None})),
+        _plain(recipe.preprocess), recipe.seed, _code("model"),
+    )  # fmt: skip
+    return Plan(recipe, out, (), (Step("train", "model", made),), (), recipe_file, "train", {"train": role})
+
+
+def _steps(recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refusal]) -> Iterable[Step]:
+    samples = data.fingerprint(recipe.data)
+    teacher = model_fingerprint(recipe.teacher) if recipe.teacher else None
+    shared = [samples, _plain(recipe.preprocess), recipe.seed, recipe.task]
+    distill = recipe.distill
+    if distill and any(o.kind != "task" for o in distill.objectives) and distill.teacher == "cached":
+        outputs = sorted(getattr(o, "teacher", "logits") for o in distill.objectives if o.kind != "task")
+        cache = fingerprint("teacher-cache", shared, teacher, _plain(distill.augment), distill.views, outputs, _code("model"))
+        yield Step("teacher-cache", "teacher_cache", cache)
+    student = fingerprint(
+        "student", shared, model_fingerprint(recipe.student), _settings(distill) if distill else None, teacher if distill else None,
+        _code("model"),
+    )  # fmt: skip
+    yield Step("distill" if distill else "student", "student", student)
+    if teacher:
+        yield Step("score/teacher", "scores/teacher", fingerprint("score", shared, teacher, _code("model")))
+    yield Step("score/student", "scores/student", fingerprint("score", student))
+    graphs = fingerprint("graphs", student, _code("graphs"))
+    yield Step("graphs", "graphs", graphs)
+    variants: dict[str, str] = {}
+    for variant in recipe.quantize:
+        variants[variant.name] = fingerprint("quantize", graphs, samples, _plain(variant), narrow(variant, targets), _code("quantize"))
+        yield Step(f"quantize/{variant.name}", f"variants/{variant.name}", variants[variant.name])
+    refused = {(r.target, r.variant) for r in refusals}
+    exported: dict[tuple[str, str], str] = {}
+    for target in targets:
+        for name in (v.name for v in recipe.quantize if (target.name, v.name) not in refused):
+            made = fingerprint("export", variants[name], target.fingerprint, samples, _code("export"))
+            exported[target.name, name] = made
+            yield Step(f"export/{target.name}/{name}", f"targets/{target.name}/{name}", made)
+    from .host import cpu_identity
+
+    for (target_name, name), made in exported.items():
+        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), cpu_identity(), _code("verify"))
+        yield Step(f"verify/{target_name}/{name}", f"verdicts/{target_name}/{name}", judged)
+    for target in targets:
+        mine = {f"{t}/{v}": made for (t, v), made in exported.items() if t == target.name}
+        timed = fingerprint("bench", mine, _plain(recipe.bench), cpu_identity(), _code("bench"))
+        yield Step(f"bench/{target.name}", f"measurements/{target.name}", timed)
+
+
+def narrow(variant: Any, targets: tuple[Target, ...]) -> tuple[bool, str]:
+    """Decide whether weights keep to 7 bits (the overflow fix), and why."""
+    from .quantize.post_training import overflow_fix
+
+    return overflow_fix(variant, targets)
+
+
+def _refusals(recipe: Recipe, targets: tuple[Target, ...]) -> Iterable[Refusal]:
+    for target in targets:
+        for variant in recipe.quantize:
+            if reason := backend_of(target.backend).refuses(variant.scheme, target):
+                yield Refusal(target.name, variant.name, reason)
+
+
+def _need_packages(targets: tuple[Target, ...]) -> None:
+    for backend in sorted({target.backend for target in targets}):
+        if backend in BACKENDS and (missing := backend_of(backend).missing()):
+            raise Missing(missing)
+
+
+def check_files(recipe: Recipe) -> None:
+    """Check that the files which the recipe names are there. Raises BadInput."""
+    for role in ("teacher", "student"):
+        model: Model | None = getattr(recipe, role)
+        if model is None:
+            continue
+        if model.weights and not model.weights.is_file():
+            raise BadInput(f"{role}.weights: no file {model.weights}. Train one with `edgekd train RECIPE --model {role}`, or mend the path")
+        if model.model.startswith("py:"):
+            file = Path(model.model.removeprefix("py:").rpartition(":")[0])
+            if not file.is_file():
+                raise BadInput(f"{role}.model: no file {file}. Write py:FILE.py:FUNCTION, the file relative to the recipe")
+
+
+def model_fingerprint(model: Model) -> str:
+    """Return a hash of what a model is: its code, its weights' content, its preprocessing and classes, wherever they lie."""
+    kind, _, rest = model.model.partition(":")
+    if kind == "py":
+        source: Any = run_folder.file_hash(Path(rest.rpartition(":")[0])), rest.rpartition(":")[2]
+    elif Path(rest if kind == "hf" else model.model).is_dir():
+        source = _folder_hash(Path(rest if kind == "hf" else model.model))
+    else:
+        source = model.model
+    weights = run_folder.file_hash(model.weights) if model.weights else None
+    return fingerprint(source, weights, _plain(model.preprocess), list(model.classes or ()), model.arguments)
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash the small files of a model folder by content and the large ones by size and time."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and ".partial" not in p.parts):
+        facts = file.stat()
+        content = run_folder.file_hash(file) if facts.st_size < 1 << 26 else f"{facts.st_size} {facts.st_mtime_ns}"
+        digest.update(f"{file.relative_to(folder)}\0{content}\0".encode())
+    return digest.hexdigest()
+
+
+def _code(stage: str) -> list[str]:
+    return [run_folder.code_fingerprint(_CODE[stage]), *(f"{name} {_version(name)}" for name in _PACKAGES[stage])]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "-"
+
+
+def _plain(model: Any) -> Any:
+    return model.model_dump(mode="json") if model is not None else None
+
+
+def _settings(training: Any) -> Any:
+    """The training settings that change the result: how often to save does not."""
+    return training.model_dump(mode="json", exclude={"checkpoint_minutes"})
