@@ -1,0 +1,239 @@
+"""The command line: parses, calls a verb, prints. No logic; imports neither torch nor a backend to show its help."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import EdgekdError
+
+app = typer.Typer(
+    help="A teacher, data and the devices you ship to go in; for every device, a small model proven to run there comes out.",
+    epilog="Start with:  edgekd compress models/digits -o runs/digits",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a folder with a recipe.yaml, or a pair that ships.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: the -o of an earlier verb.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run folder (default: runs/NAME-OF-RECIPE).")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe, such as distill.epochs=3.")
+]
+Targets = Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="Only for this target; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+
+
+def _example(*lines: str) -> dict[str, Any]:
+    """Return the command's epilog: examples that work as printed (a test runs them)."""
+    return {"epilog": "Example:\n\n" + "\n\n".join(lines)}
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from . import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(**_example("edgekd compress models/digits -o runs/digits"))
+def compress(
+    recipe: Recipe,
+    out: Out = None,
+    settings: Settings = None,
+    target: Targets = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop: stages, what is cached, what is missing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Distill, quantize, export, verify and measure: the whole way from a recipe to files you can ship."""
+    from . import verbs
+
+    if dry_run:
+        _show(verbs.dry_run(recipe, out, settings or (), target or ()), as_json, verbs.plan_table)
+        return
+    _finish(verbs.compress(recipe, out, settings or (), target or ()), as_json)
+
+
+@app.command(**_example("edgekd train models/digits -o runs/digits-teacher --set train.epochs=2"))
+def train(
+    recipe: Recipe,
+    out: Out = None,
+    model: Annotated[str, typer.Option("--model", metavar="ROLE", help="Which model of the recipe: teacher or student.")] = "teacher",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Train the recipe's teacher (or student) on labels alone, as an ordinary supervised run."""
+    from . import verbs
+
+    _show(verbs.train(recipe, out, model, settings or ()), as_json, verbs.training_table)
+
+
+@app.command(**_example("edgekd distill models/digits -o runs/steps"))
+def distill(recipe: Recipe, out: Out = None, settings: Settings = None, as_json: Json = False) -> None:
+    """Fit the student to the teacher, and score both on the test samples."""
+    from . import verbs
+
+    _show(verbs.distill(recipe, out, settings or ()), as_json, verbs.training_table)
+
+
+@app.command(**_example("edgekd distill models/digits -o runs/steps", "edgekd quantize runs/steps"))
+def quantize(run: Run, settings: Settings = None, as_json: Json = False) -> None:
+    """Make the recipe's variants of a distilled student."""
+    from . import verbs
+
+    _show(verbs.quantize(run, settings or ()), as_json, verbs.variants_table)
+
+
+@app.command(**_example("edgekd distill models/digits -o runs/steps", "edgekd quantize runs/steps", "edgekd export runs/steps"))
+def export(run: Run, target: Targets = None, settings: Settings = None, as_json: Json = False) -> None:
+    """Write every variant for every target: files, I/O contract, golden samples, check.py."""
+    from . import verbs
+
+    _show(verbs.export(run, settings or (), target or ()), as_json, verbs.artifacts_table)
+
+
+@app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd verify runs/digits"))
+def verify(run: Run, target: Targets = None, settings: Settings = None, as_json: Json = False) -> None:
+    """Prove each artifact on its runtime: the gate on the task metric, through every stage."""
+    from . import verbs
+
+    _finish(verbs.verify(run, settings or (), target or ()), as_json)
+
+
+@app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd bench runs/digits"))
+def bench(
+    things: Annotated[list[str], typer.Argument(metavar="THING...", help="A run folder, an artifact folder, or .onnx files; timed alternately.")],
+    target: Targets = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Measure artifacts, alternately in one run, each in a process of its own.
+
+    Load, first call and warm latency are different numbers. Load: from the file on disk to a session that can run. First
+    call: the first inference after it. Warm: every call after warm-up, inputs and outputs in memory. Throughput: samples a
+    second over the warm calls. Percentiles are printed only where the sample supports them.
+    """
+    from . import verbs
+
+    _show(verbs.bench(things, settings or (), target or ()), as_json, verbs.bench_table)
+
+
+@app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd report runs/digits"))
+def report(run: Run, as_json: Json = False) -> None:
+    """Write the run's report.html again from its manifest."""
+    from . import verbs
+
+    path = verbs.report(run)
+    print(json.dumps({"report": str(path)}) if as_json else path)
+
+
+@app.command(**_example("edgekd targets"))
+def targets(as_json: Json = False) -> None:
+    """List the device classes that edgekd knows, and what is missing here for each."""
+    from . import verbs
+
+    _show(verbs.targets(), as_json, verbs.targets_table)
+
+
+@app.command(**_example("edgekd models"))
+def models(as_json: Json = False) -> None:
+    """List the ready pairs of teacher and student that ship with edgekd."""
+    from . import verbs
+
+    _show(verbs.models(), as_json, verbs.models_table)
+
+
+@app.command(**_example("edgekd doctor"))
+def doctor(as_json: Json = False) -> None:
+    """Try what edgekd needs by doing it on a tiny graph; say what is missing and how to get it."""
+    from .doctor import examine, table
+
+    findings = examine()
+    _show(findings, as_json, table)
+    if any(f["needed"] and not f["works"] for f in findings):
+        raise typer.Exit(4)
+
+
+@app.command(**_example("edgekd init my-model", "edgekd compress my-model --dry-run"))
+def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the recipe and the models.")]) -> None:
+    """Write a recipe to start from: commented, and working as it is."""
+    from .starter import write
+
+    for path in write(folder):
+        print(path)
+
+
+def _show(result: Any, as_json: bool, table: Any) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2))
+    elif _is_first_process():
+        from rich.console import Console
+
+        Console(highlight=False).print(table(result))
+
+
+def _finish(manifest: Any, as_json: bool) -> None:
+    """Print a run's outcome; exit 3 when an artifact failed the gate."""
+    from . import verbs
+
+    _show(manifest, as_json, verbs.summary_table)
+    if failed := verbs.failed(manifest):
+        raise verbs.GateFailed(failed)
+
+
+def _is_first_process() -> bool:
+    from .distributed import is_main_process
+
+    return is_main_process()
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one message and an exit code, never a traceback."""
+    try:
+        app(standalone_mode=False)
+    except EdgekdError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        _fail(_explain(error), 2)
+    except Exception as error:
+        if (code := getattr(error, "exit_code", None)) is None:
+            raise
+        show = getattr(error, "show", None)  # click's own usage errors print themselves
+        if show:
+            show()
+        sys.exit(code)
+
+
+def _explain(error: OSError) -> str:
+    import errno
+
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"{where}the disk is full; free some space and run the same command again, finished stages are kept"
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"{where}no permission; give -o a folder that you may write to, or mend the permissions"
+    return f"{where}{error.strerror or error}"
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

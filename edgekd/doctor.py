@@ -1,0 +1,150 @@
+"""What is installed, and what works: found out by doing it on a tiny graph, not by looking at a version."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Finding = dict[str, Any]
+
+
+def examine() -> list[Finding]:
+    """Return one finding per part: {part, version, works, needed, says, remedy}."""
+    checks: list[tuple[str, str, bool, Callable[[], str], str]] = [
+        ("python", "", True, _python, "install Python 3.11 or newer"),
+        ("torch", "torch", True, _torch, "pip install torch (CPU: add --index-url https://download.pytorch.org/whl/cpu)"),
+        ("onnx export", "onnxscript", True, _export, "pip install edgekd"),
+        ("onnxruntime", "onnxruntime", False, _onnxruntime, "pip install 'edgekd[onnxruntime]'"),
+        ("nncf", "nncf", False, _nncf, "pip install 'edgekd[onnxruntime]'"),
+        ("timm models", "timm", False, _timm, "pip install 'edgekd[timm]'"),
+        ("transformers models", "transformers", False, _transformers, "pip install 'edgekd[transformers]'"),
+        ("training", "accelerate", True, _accelerate, "pip install edgekd"),
+        ("data sets", "datasets", True, _datasets, "pip install edgekd"),
+        ("int8 on this CPU", "", False, _int8, ""),
+    ]
+    return [_finding(*check) for check in checks]
+
+
+def _finding(part: str, package: str, needed: bool, check: Callable[[], str], remedy: str) -> Finding:
+    version = ""
+    try:
+        version = importlib.metadata.version(package) if package else ""
+        says = check()
+        works = True
+    except importlib.metadata.PackageNotFoundError:
+        says, works = "not installed", False
+    except Exception as error:  # whatever breaks in somebody's installation is the finding
+        says, works = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False
+    return {"part": part, "version": version, "works": works, "needed": needed, "says": says, "remedy": "" if works else remedy}
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):
+        raise RuntimeError(f"{platform.python_version()} is too old")
+    return f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+
+
+def _torch() -> str:
+    import torch
+
+    total = float(torch.nn.Linear(4, 2)(torch.ones(3, 4)).detach().abs().sum())
+    assert total == total
+    return f"runs; {'CUDA ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, {torch.get_num_threads()} threads"
+
+
+def _tiny_model() -> Any:
+    from onnx import TensorProto, helper
+
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "tiny", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def _export() -> str:
+    import torch
+
+    from .export import onnx
+    from .export.graph import Graph
+
+    graph = Graph("model", torch.nn.Linear(4, 2).eval(), ("x",), ("y",), {"x": torch.ones(2, 4)}, {"x": {0: "batch"}})
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.write(graph, Path(folder) / "model.onnx")
+    return "a small network exports"
+
+
+def _onnxruntime() -> str:
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(_tiny_model().SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": np.array([[-1, 0, 1, 2]], np.float32)})
+    assert y.tolist() == [[0, 0, 1, 2]]
+    return f"runs; {', '.join(p.removesuffix('ExecutionProvider') for p in onnxruntime.get_available_providers())}"
+
+
+def _nncf() -> str:
+    from .backends import backend_of
+
+    if missing := backend_of("onnxruntime").missing():
+        raise RuntimeError(missing)
+    import nncf
+
+    return f"imports; quantizes to int8 ({nncf.__name__})"
+
+
+def _timm() -> str:
+    from ._torchvision import ensure
+
+    ensure()
+    import timm
+
+    return f"{len(timm.list_models())} architectures"
+
+
+def _transformers() -> str:
+    from ._torchvision import ensure
+
+    ensure()
+    from transformers import ViTConfig, ViTForImageClassification
+
+    ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8, patch_size=4))
+    return "a tiny ViT builds"
+
+
+def _accelerate() -> str:
+    from accelerate import Accelerator
+
+    return f"device {Accelerator().device}"
+
+
+def _datasets() -> str:
+    from datasets import Dataset
+
+    assert Dataset.from_dict({"a": [1, 2]})[1] == {"a": 2}
+    return "reads a table"
+
+
+def _int8() -> str:
+    from .host import vnni
+
+    if vnni():
+        return "VNNI: int8 sums in 32 bits"
+    return "no VNNI: int8 may be slower than fp32, weights keep to 7 bits (overflow fix)"
+
+
+def table(findings: list[Finding]) -> Any:
+    """Return the findings as a terminal table."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, show_header=False)
+    for f in findings:
+        mark = "[green]ok[/]" if f["works"] else ("[red]missing[/]" if f["needed"] else "[yellow]missing[/]")
+        says = f["says"] if f["works"] else f"{f['says']}  →  {f['remedy']}"
+        made.add_row(mark, f["part"], f["version"], says)
+    return made

@@ -1,0 +1,66 @@
+"""What the stages of one run share, loaded when a stage first needs it: a run that is all cached loads nothing."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import BadInput
+from .plan import Plan
+from .tasks import Task, task_of
+
+if TYPE_CHECKING:
+    from .data import Splits
+    from .export.graph import Graph
+    from .models import LoadedModel
+
+
+class Materials:
+    """The task, the data, the teacher and the student of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @cached_property
+    def task(self) -> Task:
+        """The recipe's task."""
+        return task_of(self.plan.recipe.task)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data, at the size that the models want."""
+        return self.task.splits(self.plan.recipe)
+
+    @cached_property
+    def _models(self) -> tuple[LoadedModel | None, LoadedModel]:
+        return self.task.models(self.plan.recipe, self.splits)
+
+    @property
+    def teacher(self) -> LoadedModel:
+        """The teacher, checked against data and student."""
+        teacher = self._models[0]
+        if teacher is None:
+            raise BadInput("the recipe has no teacher: add `teacher: {model: ...}`")
+        return teacher
+
+    @property
+    def fresh_student(self) -> LoadedModel:
+        """The student as the recipe names it, before distillation."""
+        return self._models[1]
+
+    @cached_property
+    def student(self) -> LoadedModel:
+        """The finished student, as the run folder holds it."""
+        from . import models
+
+        return models.restore(self.plan.out / "student", like=self.fresh_student)
+
+    @cached_property
+    def student_graphs(self) -> list[Graph]:
+        """The finished student's exportable graphs."""
+        return self.task.graphs(self.student, self.splits)
+
+    def source_graphs(self) -> dict[str, Path]:
+        """The finished student as ONNX, full precision: graph name -> file."""
+        return {file.stem: file for file in sorted((self.plan.out / "graphs").glob("*.onnx"))}

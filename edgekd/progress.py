@@ -1,0 +1,40 @@
+"""What a person sees while work goes on: one line a stage and a bar for the long ones, on standard error.
+
+Quiet when standard error is not a terminal (stage lines stay, bars go) and in processes other than the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print one line, rich markup allowed, wrapped softly."""
+    console.print(text, soft_wrap=False)
+
+
+@contextlib.contextmanager
+def bar(label: str, total: float | None) -> Iterator[Callable[..., Any]]:
+    """Show a progress bar; yields advance(n=1, note="")."""
+    if not console.is_terminal or console.quiet:
+        yield lambda n=1, note="": None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("  {task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=total, note="")
+
+        def advance(n: float = 1, note: str | None = None) -> None:
+            progress.update(task, advance=n, **({} if note is None else {"note": note}))
+
+        yield advance
