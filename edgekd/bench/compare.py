@@ -1,0 +1,99 @@
+"""Which is faster, said plainly, and why a quantized file is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import host
+from . import statistics
+from .things import GraphFacts, Thing
+
+TINY = 2e-4
+"""Below these seconds a call, what each call costs whatever the model is a large part of it."""
+
+
+def compare(
+    things: Sequence[Thing],
+    samples: Mapping[str, np.ndarray],
+    found: Mapping[str, GraphFacts | None],
+    batch: int,
+    providers: Mapping[str, Mapping[str, int]],
+) -> list[dict[str, Any]]:
+    """Compare every thing with the control of its target, from their samples (blocks, calls) in seconds.
+
+    ratio is control's time / candidate's; low and high are null where there are too few blocks for an interval.
+    """
+    told = []
+    for target in dict.fromkeys(thing.target for thing in things):
+        here = [thing for thing in things if thing.target == target]
+        control = control_of(here, found)
+        for thing in here:
+            if thing is control:
+                continue
+            pairs = min(len(samples[control.label]), len(samples[thing.label]))
+            result = statistics.ratio(samples[control.label][:pairs], samples[thing.label][:pairs])
+            known = not math.isinf(result.high)
+            slow = statistics.verdict(result, thing.variant, control.variant)
+            faster = statistics.differs(result) and result.value > 1
+            reasons = (
+                [] if faster else why(found[thing.label], float(np.median(samples[control.label])), providers[thing.label])
+            )
+            told.append(
+                {
+                    "target": target,
+                    "device": "local",
+                    "control": control.label,
+                    "candidate": thing.label,
+                    "batch": batch,
+                    "pairs": pairs,
+                    "ratio": result.value,
+                    "low": result.low if known else None,
+                    "high": result.high if known else None,
+                    "verdict": slow,
+                    "why": "; ".join(reasons) or None,
+                }
+            )
+    return told
+
+
+def control_of(things: Sequence[Thing], found: Mapping[str, GraphFacts | None]) -> Thing:
+    """Return what the others are compared with: the one marked, else the first without quantized nodes, else the first."""
+    for thing in things:
+        if thing.control:
+            return thing
+    for thing in things:
+        known = found[thing.label]
+        if known is not None and not known.quantized:
+            return thing
+    return things[0]
+
+
+def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str, int]) -> list[str]:
+    """List the facts that keep a quantized file from being faster; empty for a file that is not quantized.
+
+    control_seconds: a warm call of the control.
+    """
+    if known is None or not known.quantized:
+        return []
+    reasons = []
+    if host.vnni() is False:
+        reasons.append("this CPU has no VNNI or dot product instructions, so int8 arithmetic takes more steps than float")
+    if known.heavy_float:
+        reasons.append(f"{known.heavy_float} of {known.heavy} convolutions and matrix products are left in float")
+    if known.conversions:
+        reasons.append(
+            f"{known.conversions} of the file's {known.nodes} nodes only convert between int8 and float "
+            "(the runtime merges most of them, not all)"
+        )
+    if control_seconds < TINY:
+        reasons.append(
+            f"the model is tiny ({control_seconds * 1e6:.0f} us a call in full precision): converting outweighs the arithmetic saved"
+        )
+    if len(providers) > 1:
+        parts = ", ".join(f"{name} {nodes}" for name, nodes in providers.items())
+        reasons.append(f"the graph is split between {parts} nodes: tensors are copied between them")
+    return reasons

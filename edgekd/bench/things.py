@@ -1,0 +1,167 @@
+"""What gets timed: an artifact folder, or a bare .onnx file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadInput
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing to time.
+
+    label: names it, "TARGET/VARIANT" for an artifact. files: graph name -> main file; the first graph is timed.
+    inputs: input name -> array (its first axis is cut or repeated to the batch), or None: made from what the graph declares.
+    target: name of the target file the backend loads it for, None for the backend's own defaults.
+    control: the one the others of its target are compared with; where none is marked, the first without quantized nodes.
+    """
+
+    label: str
+    backend: str
+    files: Mapping[str, Path]
+    inputs: Mapping[str, np.ndarray] | None = None
+    target: str | None = None
+    control: bool = False
+
+    @property
+    def file(self) -> Path:
+        """The file whose graph is timed."""
+        return next(iter(self.files.values()))
+
+    @property
+    def variant(self) -> str:
+        """The short name used in sentences."""
+        return self.label.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a graph is made of, as far as it explains a speed."""
+
+    inputs: tuple[dict[str, Any], ...]
+    nodes: int
+    conversions: int
+    """QuantizeLinear, DynamicQuantizeLinear and DequantizeLinear nodes."""
+    heavy: int
+    """Nodes that do the arithmetic: convolutions and matrix products."""
+    heavy_float: int
+    """Those of them that take no quantized weights or activations."""
+
+    @property
+    def quantized(self) -> bool:
+        return self.conversions > 0 or self.heavy > self.heavy_float
+
+
+_HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention", "FusedConv", "FusedMatMul", "FusedGemm"}
+_HEAVY_INTEGER = {
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulNBits",
+    "QGemm",
+    "DynamicQuantizeMatMul",
+}
+
+
+def facts(file: Path) -> GraphFacts:
+    """Read what an ONNX file is made of, without its weights. Raises BadInput when it is not ONNX."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+    except Exception as error:  # protobuf raises its own types
+        raise BadInput(f"{file}: cannot be read as ONNX ({str(error).splitlines()[0]}); is it whole?") from None
+    weights = {tensor.name for tensor in graph.initializer}
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    kinds = [node.op_type for node in graph.node]
+    heavy = [node for node in graph.node if node.op_type in _HEAVY]
+    heavy_float = [n for n in heavy if not any(made_by.get(i) == "DequantizeLinear" for i in n.input[:2])]
+    integer = sum(kind in _HEAVY_INTEGER for kind in kinds)
+    return GraphFacts(
+        inputs=tuple(_declared(value) for value in graph.input if value.name not in weights),
+        nodes=len(kinds),
+        conversions=sum(kind in {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"} for kind in kinds),
+        heavy=len(heavy) + integer,
+        heavy_float=len(heavy_float),
+    )
+
+
+def _declared(value: Any) -> dict[str, Any]:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or "?" for axis in tensor.shape.dim]
+    return {
+        "name": value.name,
+        "dtype": np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name,
+        "shape": shape,
+    }
+
+
+def thing_from(path: Path, label: str | None = None) -> Thing:
+    """Return the thing to time at `path`: an artifact's folder (it has artifact.json), or a bare .onnx file.
+
+    A bare file is run by ONNX Runtime, on inputs made from its declared input types and shapes. Raises BadInput.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".onnx":
+        return Thing(label or path.stem, "onnxruntime", {"model": path})
+    record = path if path.name == "artifact.json" else path / "artifact.json"
+    if not record.is_file():
+        what = "no such file or folder" if not path.exists() else "neither an artifact's folder nor an .onnx file"
+        raise BadInput(f"{path}: {what}. Give RUN/targets/TARGET/VARIANT, or a file that ends in .onnx")
+    try:
+        told = json.loads(record.read_text(encoding="utf-8"))
+        files = {name: record.parent / graph["file"] for name, graph in told["graphs"].items()}
+        named = label or f"{told['target']}/{told['variant']}"
+        inputs = golden_inputs(record.parent / "golden.npz", [i["name"] for i in next(iter(told["graphs"].values()))["inputs"]])
+        return Thing(named, told["backend"], files, inputs, told["target"])
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        raise BadInput(f"{record}: damaged ({error!r}); make the artifact again with `edgekd export`") from None
+
+
+def golden_inputs(file: Path, names: list[str]) -> dict[str, np.ndarray] | None:
+    """Return the inputs called `names` out of golden.npz, stored under "NAME" or "PREFIX/NAME"; None where it lacks one."""
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as stored:
+        keys = {name: [k for k in stored.files if k == name or k.endswith(f"/{name}")] for name in names}
+        if not all(keys.values()):
+            return None
+        return {name: stored[found[0]] for name, found in keys.items()}
+
+
+def fingerprint(thing: Thing) -> tuple[str, int]:
+    """Return the SHA-256 over a thing's files (names and bytes, external weights of ONNX files included) and their bytes.
+
+    For a single file it is that file's own SHA-256, the one in artifact.json.
+    """
+    found = sorted(
+        {f for main in thing.files.values() for f in (main, *main.parent.glob(f"{main.name}*.data"), *_external(main))}
+    )
+    missing = [f for f in found if not f.is_file()]
+    if missing:
+        raise BadInput(f"{missing[0]}: no such file, wanted for {thing.label}")
+    digest, size = hashlib.sha256(), 0
+    for file in found:
+        if len(found) > 1:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while piece := opened.read(1 << 22):
+                digest.update(piece)
+        size += file.stat().st_size
+    return digest.hexdigest(), size
+
+
+def _external(main: Path) -> list[Path]:
+    beside = main.with_suffix(".data")
+    return [beside] if beside.is_file() else []
