@@ -9,6 +9,7 @@
 
 from .clock import DEFINITIONS
 from .local import measure
+from .stage import fill, measure_paths
 from .things import Thing, thing_from
 
-__all__ = ["DEFINITIONS", "Thing", "measure", "thing_from"]
+__all__ = ["DEFINITIONS", "Thing", "fill", "measure", "measure_paths", "thing_from"]

@@ -22,14 +22,15 @@ def compare(
     found: Mapping[str, GraphFacts | None],
     batch: int,
     providers: Mapping[str, Mapping[str, int]],
+    one_control: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare every thing with the control of its target, from their samples (blocks, calls) in seconds.
 
     ratio is control's time / candidate's; low and high are null where there are too few blocks for an interval.
     """
     told = []
-    for target in dict.fromkeys(thing.target for thing in things):
-        here = [thing for thing in things if thing.target == target]
+    for target in dict.fromkeys("" if one_control else thing.target for thing in things):
+        here = [thing for thing in things if one_control or thing.target == target]
         control = control_of(here, found)
         for thing in here:
             if thing is control:
@@ -44,7 +45,7 @@ def compare(
             )
             told.append(
                 {
-                    "target": target,
+                    "target": thing.target,
                     "device": "local",
                     "control": control.label,
                     "candidate": thing.label,

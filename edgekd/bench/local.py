@@ -67,11 +67,13 @@ def measure(
     folder: Path,
     progress: Callable[[float, str], None] | None = None,
     seed: int = 0,
+    one_control: bool = False,
 ) -> tuple[list[Measurement], list[Comparison]]:
     """Time things side by side on this machine; save their raw samples in `folder`.
 
     Each batch size in turn, each thing in a fresh process. Samples are .npy of seconds, shape (blocks, calls): row k of
     every thing was timed in the same round, in the order A B B A. progress(share done, what is being done).
+    one_control: compare everything with one thing, else within each target.
     Raises BadInput (two things with one label, a file that is missing) and process.WorkerDied (names the thing).
     """
     labels = [thing.label for thing in things]
@@ -124,7 +126,9 @@ def measure(
                     },
                 }
             )
-        comparisons += compare(things, samples, found, batch, {one.thing.label: one.told["providers"] for one in timed})
+        comparisons += compare(
+            things, samples, found, batch, {one.thing.label: one.told["providers"] for one in timed}, one_control
+        )
     tell(1.0, "done")
     return measurements, comparisons
 

@@ -65,7 +65,7 @@ def _start(state: dict[str, Any], backend: str) -> dict[str, Any]:
 def _load(state: dict[str, Any], file: str, target: str | None, threads: int | None) -> dict[str, Any]:
     described = None
     if target is not None:
-        from ..targets import load as load_target
+        from ..targets import load_target
 
         described = load_target(target)
     path = Path(file)
