@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import EdgekdError
+from .errors import EdgekdError, GateFailed
 
 app = typer.Typer(
     help="A teacher, data and the devices you ship to go in; for every device, a small model proven to run there comes out.",
@@ -20,11 +20,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, a folder with a recipe.yaml, or a pair that ships.")]
+Recipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, a folder with a recipe.yaml, or a pair that ships.")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: the -o of an earlier verb.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run folder (default: runs/NAME-OF-RECIPE).")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe, such as distill.epochs=3.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe, such as distill.epochs=3."),
 ]
 Targets = Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="Only for this target; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
@@ -50,14 +53,16 @@ def compress(
     out: Out = None,
     settings: Settings = None,
     target: Targets = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop: stages, what is cached, what is missing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop: stages, what is cached, what is missing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Distill, quantize, export, verify and measure: the whole way from a recipe to files you can ship."""
-    from . import verbs
+    from . import tables, verbs
 
     if dry_run:
-        _show(verbs.dry_run(recipe, out, settings or (), target or ()), as_json, verbs.plan_table)
+        _show(verbs.dry_run(recipe, out, settings or (), target or ()), as_json, tables.plan)
         return
     _finish(verbs.compress(recipe, out, settings or (), target or ()), as_json)
 
@@ -66,38 +71,40 @@ def compress(
 def train(
     recipe: Recipe,
     out: Out = None,
-    model: Annotated[str, typer.Option("--model", metavar="ROLE", help="Which model of the recipe: teacher or student.")] = "teacher",
+    model: Annotated[
+        str, typer.Option("--model", metavar="ROLE", help="Which model of the recipe: teacher or student.")
+    ] = "teacher",
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Train the recipe's teacher (or student) on labels alone, as an ordinary supervised run."""
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.train(recipe, out, model, settings or ()), as_json, verbs.training_table)
+    _show(verbs.train(recipe, out, model, settings or ()), as_json, tables.training)
 
 
 @app.command(**_example("edgekd distill models/digits -o runs/steps"))
 def distill(recipe: Recipe, out: Out = None, settings: Settings = None, as_json: Json = False) -> None:
     """Fit the student to the teacher, and score both on the test samples."""
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.distill(recipe, out, settings or ()), as_json, verbs.training_table)
+    _show(verbs.distill(recipe, out, settings or ()), as_json, tables.training)
 
 
 @app.command(**_example("edgekd distill models/digits -o runs/steps", "edgekd quantize runs/steps"))
 def quantize(run: Run, settings: Settings = None, as_json: Json = False) -> None:
     """Make the recipe's variants of a distilled student."""
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.quantize(run, settings or ()), as_json, verbs.variants_table)
+    _show(verbs.quantize(run, settings or ()), as_json, tables.variants)
 
 
 @app.command(**_example("edgekd distill models/digits -o runs/steps", "edgekd quantize runs/steps", "edgekd export runs/steps"))
 def export(run: Run, target: Targets = None, settings: Settings = None, as_json: Json = False) -> None:
     """Write every variant for every target: files, I/O contract, golden samples, check.py."""
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.export(run, settings or (), target or ()), as_json, verbs.artifacts_table)
+    _show(verbs.export(run, settings or (), target or ()), as_json, tables.artifacts)
 
 
 @app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd verify runs/digits"))
@@ -110,7 +117,10 @@ def verify(run: Run, target: Targets = None, settings: Settings = None, as_json:
 
 @app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd bench runs/digits"))
 def bench(
-    things: Annotated[list[str], typer.Argument(metavar="THING...", help="A run folder, an artifact folder, or .onnx files; timed alternately.")],
+    things: Annotated[
+        list[str],
+        typer.Argument(metavar="THING...", help="A run folder, an artifact folder, or .onnx files; timed alternately."),
+    ],
     target: Targets = None,
     settings: Settings = None,
     as_json: Json = False,
@@ -121,9 +131,9 @@ def bench(
     call: the first inference after it. Warm: every call after warm-up, inputs and outputs in memory. Throughput: samples a
     second over the warm calls. Percentiles are printed only where the sample supports them.
     """
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.bench(things, settings or (), target or ()), as_json, verbs.bench_table)
+    _show(verbs.bench(things, settings or (), target or ()), as_json, tables.bench)
 
 
 @app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd report runs/digits"))
@@ -138,17 +148,17 @@ def report(run: Run, as_json: Json = False) -> None:
 @app.command(**_example("edgekd targets"))
 def targets(as_json: Json = False) -> None:
     """List the device classes that edgekd knows, and what is missing here for each."""
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.targets(), as_json, verbs.targets_table)
+    _show(verbs.targets(), as_json, tables.targets)
 
 
 @app.command(**_example("edgekd models"))
 def models(as_json: Json = False) -> None:
     """List the ready pairs of teacher and student that ship with edgekd."""
-    from . import verbs
+    from . import tables, verbs
 
-    _show(verbs.models(), as_json, verbs.models_table)
+    _show(verbs.models(), as_json, tables.models)
 
 
 @app.command(**_example("edgekd doctor"))
@@ -182,11 +192,11 @@ def _show(result: Any, as_json: bool, table: Any) -> None:
 
 def _finish(manifest: Any, as_json: bool) -> None:
     """Print a run's outcome; exit 3 when an artifact failed the gate."""
-    from . import verbs
+    from . import summary, verbs
 
-    _show(manifest, as_json, verbs.summary_table)
+    _show(manifest, as_json, summary.table)
     if failed := verbs.failed(manifest):
-        raise verbs.GateFailed(failed)
+        raise GateFailed(failed)
 
 
 def _is_first_process() -> bool:

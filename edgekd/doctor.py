@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +43,6 @@ def _finding(part: str, package: str, needed: bool, check: Callable[[], str], re
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
-        raise RuntimeError(f"{platform.python_version()} is too old")
     return f"{platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
@@ -113,7 +110,9 @@ def _transformers() -> str:
     ensure()
     from transformers import ViTConfig, ViTForImageClassification
 
-    ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8, patch_size=4))
+    ViTForImageClassification(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=8, patch_size=4)
+    )
     return "a tiny ViT builds"
 
 

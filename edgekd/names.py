@@ -12,5 +12,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("epoch", ["epochs", "seed"])
     ' (did you mean `epochs`?)'
     """
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" (did you mean `{found[0]}`?)" if found else ""
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    if not found:
+        return ""
+    # of equally near ones, the first letter is the one people get right
+    best = max(found, key=lambda k: (difflib.SequenceMatcher(None, name, k).ratio(), k[:1] == name[:1]))
+    return f" (did you mean `{best}`?)"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import data, run_folder
+from . import data, host, run_folder
 from .backends import BACKENDS, backend_of
 from .errors import BadInput, Missing
 from .recipe import Model, Recipe
@@ -131,7 +131,9 @@ def _steps(recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refus
     yield Step("graphs", "graphs", graphs)
     variants: dict[str, str] = {}
     for variant in recipe.quantize:
-        variants[variant.name] = fingerprint("quantize", graphs, samples, _plain(variant), narrow(variant, targets), _code("quantize"))
+        variants[variant.name] = fingerprint(
+            "quantize", graphs, samples, _plain(variant), narrow(variant, targets), _code("quantize")
+        )
         yield Step(f"quantize/{variant.name}", f"variants/{variant.name}", variants[variant.name])
     refused = {(r.target, r.variant) for r in refusals}
     exported: dict[tuple[str, str], str] = {}
@@ -140,14 +142,12 @@ def _steps(recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refus
             made = fingerprint("export", variants[name], target.fingerprint, samples, _code("export"))
             exported[target.name, name] = made
             yield Step(f"export/{target.name}/{name}", f"targets/{target.name}/{name}", made)
-    from .host import cpu_identity
-
     for (target_name, name), made in exported.items():
-        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), cpu_identity(), _code("verify"))
+        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), _cpu(), _code("verify"))
         yield Step(f"verify/{target_name}/{name}", f"verdicts/{target_name}/{name}", judged)
     for target in targets:
         mine = {f"{t}/{v}": made for (t, v), made in exported.items() if t == target.name}
-        timed = fingerprint("bench", mine, _plain(recipe.bench), cpu_identity(), _code("bench"))
+        timed = fingerprint("bench", mine, _plain(recipe.bench), _cpu(), _code("bench"))
         yield Step(f"bench/{target.name}", f"measurements/{target.name}", timed)
 
 
@@ -178,7 +178,9 @@ def check_files(recipe: Recipe) -> None:
         if model is None:
             continue
         if model.weights and not model.weights.is_file():
-            raise BadInput(f"{role}.weights: no file {model.weights}. Train one with `edgekd train RECIPE --model {role}`, or mend the path")
+            raise BadInput(
+                f"{role}.weights: no file {model.weights}. Train one with `edgekd train RECIPE --model {role}`, or mend the path"
+            )
         if model.model.startswith("py:"):
             file = Path(model.model.removeprefix("py:").rpartition(":")[0])
             if not file.is_file():
@@ -206,6 +208,11 @@ def _folder_hash(folder: Path) -> str:
         content = run_folder.file_hash(file) if facts.st_size < 1 << 26 else f"{facts.st_size} {facts.st_mtime_ns}"
         digest.update(f"{file.relative_to(folder)}\0{content}\0".encode())
     return digest.hexdigest()
+
+
+def _cpu() -> list[Any]:
+    """What a verdict and a measurement depend on beside the files: the processor that ran them."""
+    return [host.cpu_model(), sorted(host.cpu_flags()), host.usable_cores()]
 
 
 def _code(stage: str) -> list[str]:

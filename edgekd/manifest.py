@@ -1,0 +1,140 @@
+"""The manifest: the one record of a run, put together from what each finished stage left in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from . import __version__, run_folder
+from .plan import Plan
+from .run_folder import Stage
+
+SCHEMA = 1
+
+
+class Record:
+    """The stages finished so far, and the manifest they add up to."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.stages: list[Stage] = []
+
+    def add(self, stage: Stage) -> None:
+        """Note a finished stage; the manifest on disk follows whenever something new was made."""
+        self.stages.append(stage)
+        if not stage.cached:
+            self.write()
+
+    def write(self) -> None:
+        """Write manifest.json."""
+        run_folder.write_manifest(self.plan.out, self.manifest)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, schema 1 (manifest.schema.json)."""
+        plan, recipe = self.plan, self.plan.recipe
+        by_name = {stage.name: stage for stage in self.stages}
+        variants = {name: self._json(by_name, f"quantize/{name}", "variant.json") for name in (v.name for v in recipe.quantize)}
+        artifacts, verdicts, measurements, comparisons = {}, {}, [], []
+        for target, variant in plan.pairs():
+            key = f"{target.name}/{variant}"
+            if made := self._json(by_name, f"export/{key}", "artifact.json"):
+                artifacts[key] = {"files": made["files"], "graphs": made["graphs"]}
+            if judged := self._json(by_name, f"verify/{key}", "verdict.json"):
+                verdicts[key] = judged
+        for target in plan.targets:
+            if timed := self._json(by_name, f"bench/{target.name}", "bench.json"):
+                measurements += timed["measurements"]
+                comparisons += timed["comparisons"]
+        scores = self._scores(by_name)
+        return {
+            "schema": SCHEMA,
+            "edgekd": __version__,
+            "kind": plan.kind,
+            "recipe": recipe.model_dump(mode="json"),
+            "recipe_file": plan.recipe_file,
+            "seed": recipe.seed,
+            "host": _host(),
+            "stages": [
+                {"name": s.name, "fingerprint": s.fingerprint, "seconds": s.seconds, "cached": s.cached} for s in self.stages
+            ],
+            "metric": {"name": "accuracy", "higher_is_better": True},
+            "scores": {role: facts["score"] if facts else None for role, facts in scores.items()},
+            "models": {
+                role: {k: facts[k] for k in ("reference", "parameters")} | {"bytes": 4 * facts["parameters"]} if facts else None
+                for role, facts in scores.items()
+            },
+            "training": self._json(by_name, "distill", "history.json") or self._json(by_name, "train", "history.json"),
+            "variants": {
+                name: _variant(made, [v for key, v in verdicts.items() if key.endswith(f"/{name}")])
+                for name, made in variants.items()
+                if made
+            },
+            "artifacts": artifacts,
+            "refused": [vars(refusal) for refusal in plan.refusals],
+            "verdicts": verdicts,
+            "chosen": {
+                t.name: choose(t, plan, verdicts, measurements, comparisons)
+                for t in plan.targets
+                if f"bench/{t.name}" in by_name
+            },
+            "measurements": measurements,
+            "comparisons": comparisons,
+            "gate": recipe.gate.model_dump(mode="json"),
+        }
+
+    def _scores(self, by_name: dict[str, Stage]) -> dict[str, Any]:
+        if self.plan.kind == "train":
+            made = self._json(by_name, "train", "score.json")
+            return {role: made if role == self.plan.roles["train"] else None for role in ("teacher", "student")}
+        return {role: self._json(by_name, f"score/{role}", "score.json") for role in ("teacher", "student")}
+
+    def _json(self, by_name: dict[str, Stage], stage: str, file: str) -> Any:
+        if stage not in by_name:
+            return None
+        path = by_name[stage].folder / file
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _variant(made: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, Any]:
+    score = next((v["scores"].get("variant") for v in verdicts if v["scores"].get("variant") is not None), None)
+    return {**made, "score": score}
+
+
+def choose(
+    target: Any, plan: Plan, verdicts: dict[str, Any], measurements: list[dict[str, Any]], comparisons: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the variant to ship to a target: the fastest that passed, measured where it was, else by the target's rule."""
+    passed = [
+        v for t, v in plan.pairs() if t.name == target.name and verdicts.get(f"{target.name}/{v}", {}).get("status") == "passed"
+    ]
+    if not passed:
+        return {"variant": None, "why": "no variant passed the gate", "by": "rule"}
+    medians = {
+        m["artifact"].split("/", 1)[1]: m["warm"]["median_s"]
+        for m in reversed(measurements)
+        if m["artifact"].startswith(f"{target.name}/")
+    }
+    timed = [v for v in passed if v in medians]
+    if timed:
+        best = min(timed, key=lambda v: medians[v])
+        ms = f"{medians[best] * 1000:.3g} ms warm median"
+        others = len(timed) - 1
+        why = f"the fastest of {len(timed)} that passed, {ms}" if others else f"the only one that passed, {ms}"
+        said = [c["verdict"] for c in comparisons if c.get("target") == target.name]
+        return {"variant": best, "why": why + (f"; {said[0]}" if said else ""), "by": "measurement"}
+    order = [v for wanted in target.prefer for v in passed if v == wanted]
+    best = (order or sorted(passed, key=lambda v: _bytes(plan, target, v)))[0]
+    return {"variant": best, "why": f"not measured here; `{target.name}` prefers {best}", "by": "rule"}
+
+
+def _bytes(plan: Plan, target: Any, variant: str) -> int:
+    folder: Path = plan.out / "targets" / target.name / variant
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in {".onnx", ".data"})
+
+
+def _host() -> dict[str, Any]:
+    from .host import describe
+
+    return describe()

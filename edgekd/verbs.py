@@ -1,0 +1,153 @@
+"""The verbs of the command line as functions: each returns plain data, raises EdgekdError, and prints nothing but progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import pipeline, run_folder
+from . import plan as planning
+from .errors import BadInput
+from .names import nearest
+from .plan import Plan
+from .recipe import Recipe, load
+from .recipe_file import from_manifest, locate
+
+Manifest = dict[str, Any]
+Settings = Sequence[str]
+
+
+def compress(
+    recipe: str | Path, out: str | Path | None = None, settings: Settings = (), targets: Sequence[str] = ()
+) -> Manifest:
+    """Go the whole way from a recipe to verified, measured files in a run folder; return the manifest.
+
+    An artifact that fails the gate does not raise: see `failed`. Raises BadInput, Diverged, Missing.
+    """
+    return pipeline.run(_plan(recipe, out, settings, targets))
+
+
+def dry_run(
+    recipe: str | Path, out: str | Path | None = None, settings: Settings = (), targets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what `compress` would do: every stage with whether it is finished already, refusals, estimated sizes."""
+    from .estimate import estimate
+
+    plan = _plan(recipe, out, settings, targets)
+    return {
+        "recipe": plan.recipe_file,
+        "out": str(plan.out),
+        "stages": [{"name": s.name, "fingerprint": s.fingerprint, "cached": plan.cached(s)} for s in plan.steps],
+        "refused": [vars(r) for r in plan.refusals],
+        "estimates": estimate(plan),
+    }
+
+
+def train(recipe: str | Path, out: str | Path | None = None, role: str = "teacher", settings: Settings = ()) -> Manifest:
+    """Fit the recipe's teacher (or student) on labels alone; the weights land in OUT/model."""
+    if role not in ("teacher", "student"):
+        raise BadInput(f"--model {role}: teacher or student{nearest(role, ['teacher', 'student'])}")
+    read, file = load(recipe, settings), locate(recipe)
+    home = Path(out) if out else Path("runs") / f"{_name(file)}-{role}"
+    return pipeline.train(planning.plan_training(read, home, role, str(file)), role)
+
+
+def distill(recipe: str | Path, out: str | Path | None = None, settings: Settings = ()) -> Manifest:
+    """Fit the student to the teacher and score both; the weights land in OUT/student."""
+    return pipeline.run(_plan(recipe, out, settings, ()), last="distill")
+
+
+def quantize(run: str | Path, settings: Settings = ()) -> Manifest:
+    """Make the variants of the student in a run folder."""
+    return pipeline.run(_plan_of_run(run, settings, ()), first="quantize", last="quantize")
+
+
+def export(run: str | Path, settings: Settings = (), targets: Sequence[str] = ()) -> Manifest:
+    """Write every variant in a run folder for every target."""
+    return pipeline.run(_plan_of_run(run, settings, targets), first="export", last="export")
+
+
+def verify(run: str | Path, settings: Settings = (), targets: Sequence[str] = ()) -> Manifest:
+    """Judge the artifacts in a run folder by the gate, on their runtimes."""
+    return pipeline.run(_plan_of_run(run, settings, targets), first="verify", last="verify")
+
+
+def bench(things: Sequence[str | Path], settings: Settings = (), targets: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure a run folder's artifacts, or any artifact folders and .onnx files, alternately in one run."""
+    paths = [Path(thing) for thing in things]
+    if len(paths) == 1 and (paths[0] / "manifest.json").is_file():
+        return pipeline.run(_plan_of_run(paths[0], settings, targets), first="bench", last="bench")
+    from .bench import measure_paths
+
+    return measure_paths(paths, settings)
+
+
+def report(run: str | Path) -> Path:
+    """Write RUN/report.html again from the manifest; return its path."""
+    from . import report as html
+
+    run_folder.read_manifest(Path(run))
+    return html.write(Path(run))
+
+
+def targets() -> list[dict[str, Any]]:
+    """Return the known device classes: name, title, backend, schemes, and what is missing here."""
+    from .backends import BACKENDS, backend_of
+    from .targets import all_targets
+
+    found = []
+    for target in all_targets():
+        missing = backend_of(target.backend).missing() if target.backend in BACKENDS else f"no backend {target.backend}"
+        found.append({"name": target.name, "title": target.title, "backend": target.backend, "missing": missing})
+    return found
+
+
+def models() -> list[dict[str, Any]]:
+    """Return the pairs that ship: name, teacher, student, data, targets."""
+    from .resources import listing
+
+    found = []
+    for path in listing("models", "*/recipe.yaml"):
+        recipe = load(path)
+        found.append(
+            {
+                "name": f"models/{path.parent.name}",
+                "task": recipe.task,
+                "data": recipe.data.source,
+                "variants": [variant.name for variant in recipe.quantize],
+                "targets": list(recipe.targets),
+            }
+        )
+    return found
+
+
+def failed(manifest: Manifest) -> str:
+    """Return one line for each artifact that failed the gate; an empty string when none did."""
+    verdicts = manifest.get("verdicts", {})
+    return "\n".join(f"{name} failed the gate: {v['reason']}" for name, v in verdicts.items() if v["status"] == "failed")
+
+
+def _plan(recipe: str | Path, out: str | Path | None, settings: Settings, targets: Sequence[str]) -> Plan:
+    read, file = load(recipe, settings), locate(recipe)
+    home = Path(out) if out else Path("runs") / _name(file)
+    return planning.plan(_only(read, targets), home, str(file))
+
+
+def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) -> Plan:
+    home = Path(run)
+    manifest = run_folder.read_manifest(home)
+    if manifest.get("kind") == "train":
+        raise BadInput(
+            f"{home}: made by `edgekd train`; give its weights to a recipe (weights: {home / 'model/model.safetensors'})"
+        )
+    read = from_manifest(manifest["recipe"], home / "manifest.json", settings)
+    return planning.plan(_only(read, targets), home, manifest["recipe_file"])
+
+
+def _only(recipe: Recipe, targets: Sequence[str]) -> Recipe:
+    return recipe.model_copy(update={"targets": tuple(targets)}) if targets else recipe
+
+
+def _name(file: Path) -> str:
+    return file.resolve().parent.name if file.name == "recipe.yaml" else file.stem

@@ -1,0 +1,167 @@
+"""A recipe is read strictly, and every error says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekd import recipe
+from edgekd.errors import BadInput
+from edgekd.recipe_file import from_manifest
+
+GOOD = """\
+data: {source: digits}
+teacher: {model: "py:nets.py:big", weights: big.safetensors}
+student: {model: "py:nets.py:small"}
+distill:
+  epochs: 4
+  objectives:
+    - {kind: logits, temperature: 3, weight: 0.7}
+    - {kind: task, weight: 0.3}
+quantize:
+  - {name: fp32, method: none}
+  - {name: int8, method: ptq, weights: {bits: 8}, activations: {bits: 8}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def to(text: str) -> Path:
+        file = tmp_path / "recipe.yaml"
+        file.write_text(text)
+        return file
+
+    return to
+
+
+def error_of(file: Path, *settings: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        recipe.load(file, settings)
+    return str(caught.value)
+
+
+def test_a_good_recipe_has_what_was_written_and_defaults_for_the_rest(write):
+    read = recipe.load(write(GOOD))
+    assert read.distill is not None
+    assert (read.distill.epochs, read.distill.objectives[0].temperature, read.distill.objectives[1].weight) == (4, 3, 0.3)
+    assert read.quantize[1].scheme.weights.bits == 8
+    assert read.targets == ("onnxruntime-cpu",)
+    assert read.gate.max_drop == 0.01
+
+
+def test_paths_are_relative_to_the_recipe(write, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = recipe.load(write(GOOD))
+    assert read.teacher.weights == tmp_path / "big.safetensors"
+    assert read.student.model == f"py:{tmp_path / 'nets.py'}:small"
+
+
+def test_paths_in_settings_are_relative_to_the_working_directory(write, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = recipe.load(write(GOOD), ["teacher.weights=mine.safetensors", "data.source=./pictures"])
+    assert read.teacher.weights == tmp_path / "elsewhere" / "mine.safetensors"
+    assert read.data.source == str(tmp_path / "elsewhere" / "pictures")
+
+
+def test_a_folder_beside_the_recipe_is_a_path_and_a_hub_id_stays_one(write, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    assert recipe.load(write(GOOD.replace("digits", "pictures"))).data.source == str(tmp_path / "pictures")
+    assert (
+        recipe.load(write(GOOD.replace("digits", "zalando-datasets/fashion_mnist"))).data.source
+        == "zalando-datasets/fashion_mnist"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "parts"),
+    [
+        ("epochs: 4", "epoch: 4", 5, ["unknown key `distill.epoch`", "did you mean `epochs`"]),
+        ("temperature: 3", "temprature: 3", 7, ["`distill.objectives[0].temprature`", "did you mean `temperature`"]),
+        ("kind: task", "kind: tsk", 8, ["unknown kind `tsk`", "did you mean `task`"]),
+        ("epochs: 4", "epochs: four", 5, ["`distill.epochs`", "integer", "'four'"]),
+        ("epochs: 4", "epochs: 0", 5, ["`distill.epochs`", "greater than or equal to 1", "0"]),
+        ("bits: 8}, act", "bits: 9}, act", 11, ["`quantize[1].weights.bits`", "less than or equal to 8"]),
+        ("bits: 8}, act", "bits: 8, group: 0}, act", 11, ["`quantize[1].weights.group`", "greater than or equal to 2"]),
+        ("method: ptq", "method: ptp", 11, ["no method `ptp`", "did you mean `ptq`"]),
+        ("name: int8", "name: fp32", 1, ["two variants are named `fp32`"]),
+        ("name: int8", "name: ../int8", 11, ["`quantize[1].name`", "match"]),
+        ("student: {model", "student: {modle", 3, ["did you mean `model`"]),
+        ("data: {source: digits}", "date: {source: digits}", 1, ["unknown key `date`", "did you mean `data`"]),
+        ("method: none", "method: none, weights: {bits: 8}", 10, ["keeps full precision"]),
+        ("  epochs: 4", "  epochs: 4\n  epochs: 5", 6, ["given twice", "line 5"]),
+        ("  epochs: 4", "  epochs: [4", 6, ["not valid YAML"]),
+    ],
+)  # fmt: skip
+def test_every_mistake_gives_file_line_and_key(write, before, after, line, parts):
+    assert before in GOOD
+    file = write(GOOD.replace(before, after, 1))
+    said = error_of(file)
+    assert f"{file}:{line}: " in said or (line == 1 and str(file) in said), said
+    for part in parts:
+        assert part in said
+
+
+def test_all_mistakes_are_told_at_once(write):
+    said = error_of(write(GOOD.replace("epochs", "epoch").replace("bits: 8}, act", "bits: 9}, act")))
+    assert len(said.splitlines()) == 2
+
+
+def test_a_missing_key_is_named(write):
+    assert "`student` is missing" in error_of(write("data: {source: digits}\n"))
+
+
+def test_a_teacher_is_needed_to_distill(write):
+    said = error_of(write("\n".join(line for line in GOOD.splitlines() if not line.startswith("teacher"))))
+    assert "objective `logits` needs a teacher" in said
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
+def test_what_is_no_mapping_is_no_recipe(write, text):
+    assert "a recipe is a mapping" in error_of(write(text))
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not a text file" in error_of(tmp_path / "r.yaml")
+
+
+def test_yaml_tags_run_nothing(write):
+    said = error_of(write('data: !!python/object/apply:os.system ["touch owned"]\n'))
+    assert "not valid YAML" in said
+    assert not Path("owned").exists()
+
+
+def test_a_recipe_that_is_not_there_names_those_that_ship():
+    assert "models/digits" in error_of(Path("no/such/recipe.yaml"))
+
+
+def test_settings_override_and_items_go_by_name_or_position(write):
+    file = write(GOOD)
+    read = recipe.load(file, ["quantize.int8.weights.bits=4", "quantize.0.name=full", "gate.max_drop=0.5", "bench.min_count=9"])
+    assert read.quantize[1].weights.bits == 4
+    assert read.quantize[0].name == "full"
+    assert (read.gate.max_drop, read.bench.min_count) == (0.5, 9)
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("gate.max_drp=1", "--set gate.max_drp=1: unknown key `gate.max_drp` (did you mean `max_drop`?)"),
+        ("quantize.int9.weights.bits=4", "its name (fp32, int8)"),
+        ("quantize.int8.weights.bits=99", "--set quantize.int8.weights.bits=99: `quantize[1].weights.bits`"),
+        ("nothing", "write KEY=VALUE"),
+        ("=3", "write KEY=VALUE"),
+        ("seed=[1", "not valid YAML"),
+    ],
+)
+def test_a_wrong_setting_is_named(write, setting, part):
+    assert part in error_of(write(GOOD), setting)
+
+
+def test_a_manifest_gives_the_same_recipe_back(write, tmp_path):
+    read = recipe.load(write(GOOD))
+    again = from_manifest(read.model_dump(mode="json"), tmp_path / "manifest.json")
+    assert again == read

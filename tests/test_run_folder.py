@@ -1,0 +1,149 @@
+"""A stage is either not there or whole; a run folder belongs to one recipe and one process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from edgekd import run_folder
+from edgekd.errors import BadInput
+
+RECIPE = {"task": "image-classification", "data": {"source": "digits"}, "teacher": None, "student": {"model": "py:a.py:f"}}
+
+
+def fill(text: str):
+    def into(folder: Path) -> None:
+        (folder / "model.bin").write_text(text)
+        (folder / "sub").mkdir(exist_ok=True)
+        (folder / "sub" / "more.bin").write_text(text * 2)
+
+    return into
+
+
+def test_a_finished_stage_is_found_by_its_fingerprint_only(tmp_path):
+    made = run_folder.make(tmp_path, "distill", "student", "a" * 64, fill("one"))
+    assert not made.cached
+    found = run_folder.finished(tmp_path, "student", "a" * 64)
+    assert found is not None
+    assert found.cached
+    assert found.seconds == made.seconds
+    assert run_folder.finished(tmp_path, "student", "b" * 64) is None
+    assert run_folder.finished(tmp_path, "variants/int8", "a" * 64) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "edit", "remove"])
+def test_a_damaged_stage_is_not_finished(tmp_path, damage):
+    run_folder.make(tmp_path, "distill", "student", "a" * 64, fill("one"))
+    file = tmp_path / "student" / "sub" / "more.bin"
+    if damage == "truncate":
+        file.write_text("one")
+    elif damage == "edit":
+        file.write_text("twotwo")
+    else:
+        file.unlink()
+    assert run_folder.finished(tmp_path, "student", "a" * 64) is None
+
+
+def test_a_failing_stage_leaves_the_earlier_one_and_what_it_had(tmp_path):
+    run_folder.make(tmp_path, "distill", "student", "a" * 64, fill("one"))
+
+    def fail(folder: Path) -> None:
+        (folder / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.make(tmp_path, "distill", "student", "b" * 64, fail)
+    assert (tmp_path / "student" / "model.bin").read_text() == "one"
+    seen = []
+    run_folder.make(tmp_path, "distill", "student", "b" * 64, lambda f: seen.append((f / "checkpoint").read_text()))
+    assert seen == ["half"]
+
+
+def test_what_another_fingerprint_left_is_not_resumed(tmp_path):
+    def fail(folder: Path) -> None:
+        (folder / "checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.make(tmp_path, "distill", "student", "b" * 64, fail)
+    seen: list[bool] = []
+    run_folder.make(tmp_path, "distill", "student", "c" * 64, lambda f: seen.append((f / "checkpoint").exists()))
+    assert seen == [False]
+    assert not list((tmp_path / ".partial").iterdir())
+
+
+def test_a_stage_made_again_replaces_the_old_one_whole(tmp_path):
+    run_folder.make(tmp_path, "x", "x", "a" * 64, fill("one"))
+    run_folder.make(tmp_path, "x", "x", "b" * 64, lambda f: (f / "other").write_text("two") and None)
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == [run_folder.RECORD, "other"]
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys():
+    assert run_folder.fingerprint({"a": 1, "b": 2}) == run_folder.fingerprint({"b": 2, "a": 1})
+    assert run_folder.fingerprint("a", "b") != run_folder.fingerprint("ab")
+    assert run_folder.fingerprint(1) != run_folder.fingerprint("1")
+
+
+def test_a_folder_of_another_recipe_is_refused_and_untouched(tmp_path):
+    run = tmp_path / "run"
+    run_folder.claim(run, RECIPE)
+    run_folder.write_manifest(run, {"schema": 1, "recipe": RECIPE})
+    before = (run / "manifest.json").read_bytes()
+    run_folder.claim(run, RECIPE)
+    with pytest.raises(BadInput, match="made by another recipe.*student 'py:a.py:f' there, 'py:b.py:g' here"):
+        run_folder.claim(run, {**RECIPE, "student": {"model": "py:b.py:g"}})
+    assert (run / "manifest.json").read_bytes() == before
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "holiday.jpg").write_text("x")
+    with pytest.raises(BadInput, match="not empty and not a run folder"):
+        run_folder.claim(tmp_path, RECIPE)
+    with pytest.raises(BadInput, match="is a file"):
+        run_folder.claim(tmp_path / "holiday.jpg", RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "not a run folder"), ("{", "damaged"), ("[]", "damaged"), (json.dumps({"schema": 9}), "schema 9 is not known")],
+)
+def test_a_manifest_that_cannot_be_read_is_told(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(BadInput, match=says):
+        run_folder.read_manifest(tmp_path)
+
+
+def _hold(path: Path, held, done) -> None:
+    with run_folder.locked(path):
+        held.set()
+        done.wait(20)
+
+
+def test_two_processes_do_not_share_a_run(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, held, done))
+    other.start()
+    try:
+        assert held.wait(20)
+        with pytest.raises(BadInput, match="another edgekd is working"), run_folder.locked(tmp_path):
+            pass
+    finally:
+        done.set()
+        other.join()
+    with run_folder.locked(tmp_path):
+        pass
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "manifest.json"
+    run_folder.write_text(file, "old")
+    monkeypatch.setattr(run_folder.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        run_folder.write_text(file, "new")
+    assert file.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
