@@ -1,0 +1,11 @@
+"""Models: load a teacher or student from what the recipe calls it, save it, restore it.
+
+>>> model = load(Model(model="py:model.py:teacher", weights="teacher.safetensors"), role="teacher", ...)
+>>> model.module(pictures)  # uint8 (n, H, W, C) -> logits (n, classes)
+"""
+
+from .loaded import LoadedModel
+from .loading import load, preprocess_of
+from .saving import restore, save
+
+__all__ = ["LoadedModel", "load", "preprocess_of", "restore", "save"]
