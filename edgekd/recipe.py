@@ -183,6 +183,15 @@ class Scheme(Strict):
     weights: Weights | None = None
     activations: Activations | None = None
 
+    @property
+    def label(self) -> str:
+        """The scheme in short, as target files write it: fp32, w8, w8a8, w4g256, w2cg256 (c: codebook)."""
+        if self.weights is None:
+            return f"a{self.activations.bits}" if self.activations else "fp32"
+        weights = f"w{self.weights.bits}" + "c" * (self.weights.kind == "codebook")
+        weights += f"g{self.weights.group}" if self.weights.group else ""
+        return weights + (f"a{self.activations.bits}" if self.activations else "")
+
 
 class VariantRecipe(Strict):
     """One way to make the student small."""

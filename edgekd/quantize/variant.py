@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..errors import BadInput
 from ..recipe import Scheme
+
+if TYPE_CHECKING:
+    from ..export.graph import Arrays, Runner
 
 
 @dataclass(frozen=True)
@@ -15,6 +24,7 @@ class Variant:
     graphs: graph name -> ONNX file (the interchange form that every backend converts from).
     reference: what the variant's own score is measured on: "torch" (the student, or a fake-quantized copy of it) or
     "graph" (the exact arithmetic of its ONNX files: the runtime with every optimisation off).
+    facts: what the method has to tell, plain JSON values.
     """
 
     name: str
@@ -23,8 +33,63 @@ class Variant:
     folder: Path
     graphs: dict[str, Path]
     reference: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the graph files as written, external data included."""
         return sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file() and f.suffix in {".onnx", ".data"})
+
+    def record(self) -> dict[str, Any]:
+        """Return the variant as plain JSON values, paths relative to its folder."""
+        return {
+            "name": self.name,
+            "method": self.method,
+            "scheme": self.scheme.model_dump(mode="json") | {"label": self.scheme.label},
+            "graphs": {name: file.relative_to(self.folder).as_posix() for name, file in self.graphs.items()},
+            "reference": self.reference,
+            "size_bytes": self.size_bytes,
+            "facts": dict(self.facts),
+        }
+
+
+def save(variant: Variant) -> Path:
+    """Write variant.json into the variant's folder."""
+    path = variant.folder / "variant.json"
+    path.write_text(json.dumps(variant.record(), indent=1) + "\n")
+    return path
+
+
+def load(folder: Path) -> Variant:
+    """Read a variant back. Raises BadInput when the folder holds none."""
+    path = folder / "variant.json"
+    try:
+        told = json.loads(path.read_text())
+        scheme = Scheme.model_validate({key: told["scheme"][key] for key in ("weights", "activations")})
+        graphs = {name: folder / file for name, file in told["graphs"].items()}
+        return Variant(told["name"], told["method"], scheme, folder, graphs, told["reference"], told["facts"])
+    except FileNotFoundError:
+        raise BadInput(f"{folder}: no variant.json here; make the variant with `edgekd quantize`") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: damaged ({error}); make the variant again with `edgekd quantize`") from None
+
+
+def file_runner(files: Mapping[str, Path], backend: str = "onnxruntime", exact: bool = True, **options: Any) -> Runner:
+    """Return a Runner over graph files, each loaded when first called. exact: the arithmetic as written."""
+    from ..backends import backend_of
+
+    sessions: dict[str, Any] = {}
+
+    def run(name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        if name not in sessions:
+            sessions[name] = backend_of(backend).load(files[name], exact=exact, **options)
+        return sessions[name].run(inputs)
+
+    return run
+
+
+def reference_runner(variant: Variant, student: Runner | None) -> Runner:
+    """Return what the variant's own score is measured on: the torch student, or the exact arithmetic of its ONNX files."""
+    if variant.reference == "torch" and student is not None:
+        return student
+    return file_runner(variant.graphs)

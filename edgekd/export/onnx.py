@@ -1,0 +1,179 @@
+"""Write a graph as ONNX: dynamic batch, BatchNorm folded into the convolution before it, the same bytes every time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput
+from .graph import Graph
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+_LARGEST_PROTOBUF = 1_900_000_000  # protobuf refuses 2 GiB; larger weights go to a file beside
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def write(graph: Graph, path: Path, opset: int = 20) -> None:
+    """Export `graph` to `path`, and beside it NAME.modules.json: which torch modules each ONNX node came from.
+
+    The module runs in evaluation mode. Raises BadInput when torch cannot export the network, or fixes an axis that is dynamic.
+    """
+    import onnx
+
+    model = program(graph, opset).model_proto
+    _check_axes(graph, model)
+    modules = _modules(graph, model)
+    strip(model)
+    onnx.checker.check_model(model)
+    save(model, path)
+    path.with_suffix(".modules.json").write_text(json.dumps(modules, indent=1) + "\n")
+
+
+def program(graph: Graph, opset: int = 20) -> torch.onnx.ONNXProgram:
+    """Run torch's exporter, quietly. Its tensors keep the names of the exported program's nodes. Raises BadInput."""
+    import torch
+
+    module = graph.module.to("cpu").eval()
+    axes = {name: {axis: torch.export.Dim(label) for axis, label in of.items()} for name, of in graph.dynamic.items()}
+    shapes = tuple(axes.get(name) for name in graph.inputs)
+    try:
+        with _quiet(), torch.no_grad():
+            made = torch.onnx.export(
+                module,
+                tuple(_example(graph, name) for name in graph.inputs),
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+            )
+    except Exception as error:  # the exporter runs the user's code and wraps whatever it meets
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise BadInput(
+            f"torch cannot export graph `{graph.name}`: {reason[0]}\n"
+            "Use operations with fixed control flow, and shapes that do not depend on the batch size"
+        ) from error
+    assert made is not None
+    return made
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what differs between machines or says nothing to a runtime: stack traces, metadata, documentation."""
+    del model.metadata_props[:]
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        weights = {tensor.name for tensor in graph.initializer}
+        shapes = [value for value in graph.value_info if value.name not in weights]
+        del graph.value_info[:]
+        graph.value_info.extend(shapes)
+        for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+            part.doc_string = ""
+            if hasattr(part, "metadata_props"):
+                del part.metadata_props[:]
+        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:]
+        for node in function.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model deterministically: one file, or weights beside it in NAME.data when protobuf's 2 GB are not enough."""
+    import onnx
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if model.ByteSize() < _LARGEST_PROTOBUF:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    path.with_name(f"{path.name}.data").unlink(missing_ok=True)  # onnx appends
+    onnx.save_model(model, str(path), save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data")
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the file(s) that make up the ONNX model at `path`: itself, and the external weights it names."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    beside = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
+    return [path, *(path.parent / name for name in sorted(beside))]
+
+
+def modules_of(path: Path) -> dict[str, list[str]]:
+    """Return ONNX node name -> the torch modules it computes, innermost first; {} for a file that edgekd did not export."""
+    beside = path.with_suffix(".modules.json")
+    return json.loads(beside.read_text())["nodes"] if beside.is_file() else {}
+
+
+def module_names(path: Path) -> list[str]:
+    """Return every module name of the network exported to `path`; [] for a file that edgekd did not export."""
+    beside = path.with_suffix(".modules.json")
+    return json.loads(beside.read_text())["modules"] if beside.is_file() else []
+
+
+def own_name(module: str) -> str:
+    """Return a module's name inside the user's network: edgekd's wrapper, which preprocesses, calls that `net`."""
+    return module.removeprefix("net.") if module != "net" else ""
+
+
+def _modules(graph: Graph, model: onnx.ModelProto) -> dict[str, Any]:
+    """Map nodes to modules: the owner of a weight first (a folded BatchNorm leaves its scope on the convolution), then the scope."""
+    names = {name for name, _ in graph.module.named_modules()}
+    nodes: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        owners = [name.rpartition(".")[0] for name in node.input]
+        scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
+        scope = [s for s in json.loads(scopes.replace("'", '"')) if s in names]
+        found = [o for o in owners if o in names and o] + (scope[-1:] if scope else [])
+        nodes[node.name] = list(dict.fromkeys(own_name(name) for name in found if own_name(name)))
+    return {"modules": sorted({own_name(name) for name in names} - {""}), "nodes": nodes}
+
+
+def _check_axes(graph: Graph, model: onnx.ModelProto) -> None:
+    declared = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    for name, axes in graph.dynamic.items():
+        for axis, label in axes.items():
+            if not declared[name][axis].dim_param:
+                fixed = declared[name][axis].dim_value
+                raise BadInput(
+                    f"graph `{graph.name}`: the {label} axis of `{name}` came out fixed at {fixed}: the network's code uses "
+                    "the size it was called with. Use sizes of -1 in view and reshape"
+                )
+
+
+def _example(graph: Graph, name: str) -> torch.Tensor:
+    """The example, doubled along a dynamic axis of size 1: torch would take a 1 for a constant."""
+    example = graph.example[name]
+    for axis in graph.dynamic.get(name, {}):
+        if example.shape[axis] == 1:
+            example = example.repeat_interleave(2, dim=axis)
+    return example
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes out of the terminal; errors come as exceptions."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

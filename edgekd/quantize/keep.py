@@ -1,0 +1,58 @@
+"""`keep`: which ONNX nodes stay in full precision, told by the names of torch modules."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadInput
+from ..names import nearest
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def kept_nodes(patterns: Iterable[str], model: onnx.ModelProto, source: Path) -> list[str]:
+    """Return the names of the nodes that the patterns keep, sorted. Raises BadInput for a pattern that matches nothing.
+
+    A pattern names a module (`blocks.3`, `blocks.*.attn`) and means all that is inside it. For a file that edgekd did not
+    export there are no modules: there a pattern names a node.
+    """
+    from ..export.onnx import module_names, modules_of
+
+    named = module_names(source)
+    modules = modules_of(source) if named else {node.name: [node.name] for node in model.graph.node}
+    check(patterns, named or list(modules), "module of the student" if named else f"node of {source.name}")
+    return sorted(node for node, inside in modules.items() if any(_covers(p, m) for p in patterns for m in inside))
+
+
+def check(patterns: Iterable[str], names: Iterable[str], what: str) -> None:
+    """Raise BadInput for a pattern that matches none of `names`."""
+    known = list(names)
+    for pattern in patterns:
+        if not any(_covers(pattern, name) for name in known):
+            raise BadInput(f"keep: no {what} is called `{pattern}`{nearest(pattern, known)}{_examples(known)}")
+
+
+def stem(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes between the raw input and the first layer with weights: the cast and the normalisation stay in floating point."""
+    weighted = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Einsum", "LSTM", "GRU"}
+    reached = {value.name for value in model.graph.input} - {t.name for t in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        if node.op_type not in weighted and any(name in reached for name in node.input):
+            found.append(node.name)
+            reached.update(node.output)
+    return found if len(found) < len(model.graph.node) else []
+
+
+def _covers(pattern: str, module: str) -> bool:
+    """A pattern covers a module when it matches it or a module around it."""
+    parts = module.split(".")
+    return any(fnmatch.fnmatchcase(".".join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
+
+
+def _examples(known: Mapping[str, object] | list[str]) -> str:
+    return f". There are {', '.join(list(known)[:8])}{' ...' if len(known) > 8 else ''}"

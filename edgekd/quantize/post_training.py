@@ -1,0 +1,192 @@
+"""Post-training quantization: int8 from a few hundred samples, no labels, no training. NNCF does the arithmetic."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput, Missing
+from .variant import Variant
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ..export.graph import Arrays
+    from ..recipe import VariantRecipe
+    from ..targets import Target
+    from . import Job
+
+HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operations that carry nearly all arithmetic."""
+
+
+def refuses(config: VariantRecipe) -> str | None:
+    """Say what of the scheme ptq cannot do; None when it can. It makes uniform 8-bit weights and 8-bit or float activations."""
+    weights, activations = config.weights, config.activations
+    if weights is None:
+        return "ptq needs `weights: {bits: 8}`"
+    can = "ptq makes uniform 8-bit weights (granularity tensor or channel) and 8-bit activations, or none"
+    if weights.bits != 8:
+        return f"weights of {weights.bits} bits need training to stay accurate; {can}"
+    if weights.kind != "uniform":
+        return f"weights of kind {weights.kind}; {can}"
+    if weights.granularity == "group":
+        return f"groups of {weights.group} weights; {can}"
+    if activations and activations.bits != 8:
+        return f"activations of {activations.bits} bits; {can}"
+    if not weights.symmetric:
+        return f"asymmetric weights; {can}, the weights symmetric"
+    return None
+
+
+def overflow_fix(config: VariantRecipe, targets: Iterable[Target]) -> tuple[bool, str]:
+    """Decide whether weights keep to 7 bits so that sums of int8 products never saturate. Returns (yes or no, why)."""
+    if config.method != "ptq" or config.activations is None:
+        return False, "no int8 sums"
+    asked = config.calibration.overflow_fix
+    if asked != "auto":
+        return asked == "on", "as the recipe says"
+    reasons = [reason for target in targets if (reason := target.saturates())]
+    return (True, reasons[0]) if reasons else (False, "no target saturates int8 sums")
+
+
+def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
+    """Quantize every source graph. Raises BadInput for an unknown module in `keep` or no calibration samples."""
+    import onnx
+
+    from ..export.onnx import save
+    from .keep import kept_nodes
+    from .weights_only import quantize_weights
+
+    narrow, why = overflow_fix(config, job.targets)
+    graphs, facts = {}, {}
+    for name, source in job.source.items():
+        model = folded(onnx.load(str(source)))
+        keep = kept_nodes(config.keep, model, source)
+        if config.activations is None:
+            made = quantize_weights(model, keep, per_channel=_per_channel(config))
+        else:
+            if job.calibration is None:
+                raise BadInput(
+                    f"quantize `{config.name}`: int8 activations need calibration samples; leave `activations` out without any"
+                )
+            batches = _Batches(lambda name=name: job.calibration(name, config.calibration))  # type: ignore[misc]
+            made = _static(model, keep, batches, config, narrow)
+        _tidy(made)
+        save(made, folder / source.name)
+        graphs[name], facts[name] = folder / source.name, counts(made) | {"kept": keep}
+    told = {"nodes": facts, "overflow_fix": {"on": narrow, "why": why}}
+    return Variant(config.name, "ptq", config.scheme, folder, graphs, reference="graph", facts=told)
+
+
+def counts(model: onnx.ModelProto) -> dict[str, Any]:
+    """Count the heavy nodes: {heavy, int8 (weights and activations), int8_weights (weights alone), float}."""
+    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    found = {"heavy": 0, "int8": 0, "int8_weights": 0, "float": 0}
+    for node in model.graph.node:
+        if node.op_type in HEAVY:
+            found["heavy"] += 1
+            first, second = (made_by.get(name) == "DequantizeLinear" for name in node.input[:2])
+            found["int8" if first and second else "int8_weights" if first or second else "float"] += 1
+    return found
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Fold each BatchNormalization into the convolution before it (what edgekd exports is folded already)."""
+    if any(node.op_type == "BatchNormalization" for node in model.graph.node):
+        from onnxscript import optimizer, rewriter
+
+        return rewriter.rewrite(optimizer.optimize(model))
+    return model
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Calibration batches, made anew for each pass and never held."""
+
+    source: Callable[[], Iterable[Arrays]]
+
+    def __iter__(self) -> Iterator[Arrays]:
+        return iter(self.source())
+
+
+def _static(model: onnx.ModelProto, keep: list[str], batches: _Batches, config: VariantRecipe, narrow: bool) -> onnx.ModelProto:
+    from .keep import stem
+
+    assert config.activations is not None
+    nncf = _nncf()
+    from nncf.parameters import ModelType
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix, QuantizationParameters
+
+    inputs = {value.name for value in model.graph.input} - {t.name for t in model.graph.initializer}
+    only_known = nncf.Dataset(batches, lambda batch: {name: batch[name] for name in inputs})
+    total = -(-config.calibration.samples // config.calibration.batch_size)
+    advanced = AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.ENABLE if narrow else OverflowFix.DISABLE,
+        weights_quantization_params=QuantizationParameters(per_channel=_per_channel(config)),
+        # scales per channel of depthwise activations would be exact in QDQ, but no runtime has integer kernels for them
+        activations_quantization_params=QuantizationParameters(per_channel=False),
+    )
+    ignored = sorted({*keep, *stem(model)})
+    preset = nncf.QuantizationPreset.PERFORMANCE if config.activations.symmetric else nncf.QuantizationPreset.MIXED
+    with _quiet():
+        return nncf.quantize(
+            model,
+            only_known,
+            preset=preset,
+            subset_size=total,
+            model_type=ModelType.TRANSFORMER if _attends(model) else None,
+            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+            advanced_parameters=advanced,
+        )
+
+
+def _attends(model: onnx.ModelProto) -> bool:
+    kinds = {node.op_type for node in model.graph.node}
+    return "Softmax" in kinds and ("LayerNormalization" in kinds or "MatMul" in kinds)
+
+
+def _per_channel(config: VariantRecipe) -> bool:
+    return config.weights is None or config.weights.granularity != "tensor"
+
+
+def _tidy(model: onnx.ModelProto) -> None:
+    """Bring the file to one form: no metadata, and the weights in the order of their names."""
+    from ..export.onnx import strip
+
+    strip(model)
+    ordered = sorted(model.graph.initializer, key=lambda tensor: tensor.name)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(ordered)
+
+
+def _nncf() -> Any:
+    """Import NNCF with its telemetry off: it reads this variable once, when it is imported."""
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"
+    try:
+        with _quiet():
+            import nncf
+    except ImportError:
+        raise Missing("method `ptq` needs NNCF: pip install 'edgekd[onnxruntime]'") from None
+    finally:
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,76 @@
+"""Weights stored as int8, arithmetic in floating point: a quarter of the size, no calibration, no saturation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+# operation -> (which input holds the weights, its output-channel axis for the given attributes)
+_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+
+
+def quantize_weights(model: onnx.ModelProto, keep: Collection[str], per_channel: bool = True) -> onnx.ModelProto:
+    """Return the model with each layer's weights w as int8 q and scales s, s * q = w to within s / 2.
+
+    Symmetric: s = max|w| / 127 for each output channel (or the tensor), q = round(w / s), to nearest even. Nodes named in
+    `keep`, and biases, stay as they are.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = made.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    kept = {name for node in graph.node if node.name in keep for name in node.input}
+    converters: dict[str, onnx.NodeProto] = {}
+    for node in graph.node:
+        at = _WEIGHTS.get(node.op_type)
+        if at is None or node.name in keep or node.input[at] not in tensors or node.input[at] in kept:
+            continue
+        name = node.input[at]
+        weights = numpy_helper.to_array(tensors[name])
+        if weights.dtype != np.float32 or weights.ndim < 2:
+            continue
+        if name not in converters:
+            axis = _channel_axis(node, weights.ndim) if per_channel else None
+            q, scale = symmetric_int8(weights, axis)
+            parts = {f"{name}_int8": q, f"{name}_scale": scale}
+            graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in parts.items())
+            graph.initializer.remove(tensors[name])
+            attributes = {} if axis is None else {"axis": axis}
+            converters[name] = helper.make_node(
+                "DequantizeLinear", list(parts), [f"{name}_dequantized"], name=f"{name}_dequantize", **attributes
+            )
+        node.input[at] = converters[name].output[0]
+    nodes = [*converters.values(), *graph.node]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return made
+
+
+def symmetric_int8(weights: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return (int8 values of the same shape, float32 scales: one, or one for each index along `axis`)."""
+    others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
+    largest = np.abs(weights).max(axis=others, keepdims=True)
+    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+    q = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+    return q, scale.reshape(-1) if axis is not None else scale.reshape(())
+
+
+def _channel_axis(node: onnx.NodeProto, ndim: int) -> int | None:
+    """Return the axis of the weights that becomes output channels (a grouped transposed convolution has none of its own)."""
+    attributes = {a.name: a.i for a in node.attribute}
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if attributes.get("group", 1) == 1 else None
+    if node.op_type == "Gemm":
+        return 0 if attributes.get("transB", 0) else 1
+    return ndim - 1

@@ -1,0 +1,100 @@
+"""Targets: one TOML file a device class under targets/ (data, no code), or a file of your own.
+
+>>> load_target("onnxruntime-cpu").backend
+'onnxruntime'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .errors import BadInput
+from .names import nearest
+from .resources import listing, resource
+
+_X86 = {"x86_64", "amd64", "i386", "i686"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device class.
+
+    name: of the file. backend: key of backends.BACKENDS. device: "local" when this machine stands for it.
+    stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes; accelerates: those it has fast kernels
+    for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 20}.
+    architecture, vnni (int8 products summed in 32 bits): of the device; None asks this machine, where device is "local".
+    fingerprint: changes whenever the file does.
+    """
+
+    name: str
+    title: str
+    backend: str
+    device: str = "local"
+    stores: tuple[str, ...] = ("fp32",)
+    accelerates: tuple[str, ...] = ("fp32",)
+    prefer: tuple[str, ...] = ("fp32",)
+    architecture: str | None = None
+    vnni: bool | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+    fingerprint: str = field(default="", repr=False)
+
+    def saturates(self) -> str | None:
+        """Say why full-range int8 sums saturate on this device; None where they do not.
+
+        x86 without VNNI adds pairs of products in 16 bits. ARM and the web sum in 32 bits.
+        """
+        architecture = (self.architecture or (platform.machine() if self.device == "local" else "")).lower()
+        if architecture not in _X86:
+            return None
+        if self.vnni is None and self.device == "local":
+            return None if host.vnni() else f"this CPU ({host.cpu_model()}) has no VNNI, so int8 sums saturate at 16 bits"
+        return None if self.vnni else f"x86 without VNNI ({self.name}) saturates int8 sums at 16 bits"
+
+    def elsewhere(self) -> str | None:
+        """Say why this machine cannot stand for the device; None when it can."""
+        if self.device != "local":
+            return f"{self.title} is another device ({self.device}) and cannot be reached from here"
+        here = platform.machine()
+        if self.architecture and self.architecture.lower() != here.lower():
+            return f"{self.title} is {self.architecture} and this machine {here}"
+        return None
+
+
+def target_names() -> list[str]:
+    """Return the names of the shipped targets."""
+    return [file.stem for file in listing("targets", "*.toml")]
+
+
+def load_target(name: str) -> Target:
+    """Read a shipped target by name, or a .toml file by path. Raises BadInput for what is missing, unknown or misspelt."""
+    file = Path(name) if name.endswith(".toml") else resource(f"targets/{name}.toml")
+    if not file.is_file():
+        known = target_names()
+        raise BadInput(
+            f"no target `{name}`{nearest(name, known)}; there are {', '.join(known)}, or give the path of a .toml file"
+        )
+    content = file.read_bytes()
+    try:
+        told = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file}: not valid TOML: {error}") from None
+    known = [f.name for f in fields(Target) if f.name not in {"name", "fingerprint"}]
+    for key in told:
+        if key not in known:
+            raise BadInput(f"{file}: unknown key `{key}`{nearest(key, known)}; a target has {', '.join(known)}")
+    for key in ("title", "backend"):
+        if not isinstance(told.get(key), str):
+            raise BadInput(f"{file}: needs `{key}` (a text)")
+    for key in ("stores", "accelerates", "prefer"):
+        if key in told and not (isinstance(told[key], list) and all(isinstance(v, str) for v in told[key])):
+            raise BadInput(f'{file}: `{key}` must be a list of texts, such as ["fp32", "w8a8"]')
+        told[key] = tuple(told.get(key, ("fp32",)))
+    return Target(name=file.stem, fingerprint=hashlib.sha256(content).hexdigest(), **told)
