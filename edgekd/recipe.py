@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class Strict(BaseModel):
@@ -121,7 +121,38 @@ class Features(Strict):
     distance: Literal["mse", "l1", "smooth-l1", "cosine"] = "mse"
 
 
-Objective = Annotated[Logits | TaskLoss | Features, Field(discriminator="kind")]
+class Installed(BaseModel):
+    """An objective of another package, found by the entry point `edgekd.objectives`; its options are checked by itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+    weight: float = Field(1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_there(self) -> Self:
+        from importlib.metadata import entry_points
+
+        from .names import nearest
+
+        known = ["logits", "task", "features", *entry_points(group="edgekd.objectives").names]
+        if self.kind not in known:
+            raise ValueError(f"unknown kind `{self.kind}`{nearest(self.kind, known)}; there are {', '.join(known)}")
+        return self
+
+
+def _whose_objective(value: Any) -> str | None:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return kind if kind in ("logits", "task", "features", None) else "installed"
+
+
+Objective = Annotated[
+    Annotated[Logits, Tag("logits")]
+    | Annotated[TaskLoss, Tag("task")]
+    | Annotated[Features, Tag("features")]
+    | Annotated[Installed, Tag("installed")],
+    Discriminator(_whose_objective),
+]
 
 
 class Distill(Training):

@@ -1,0 +1,53 @@
+"""Distillation: fit a student to a teacher, or any network to labels alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..materials import Materials
+    from ..models import LoadedModel
+    from ..plan import Plan
+
+
+def distill(plan: Plan, materials: Materials, folder: Path) -> tuple[LoadedModel, dict[str, Any]]:
+    """Fit the recipe's student to its teacher; return the student with its best weights, and the history (JSON-able).
+
+    folder: for checkpoints. Raises BadInput, Diverged.
+    """
+    from .trainer import fit
+
+    settings = plan.recipe.distill
+    assert settings is not None  # the plan has this stage only then
+    student, splits = materials.fresh_student, materials.splits
+    teacher = materials.teacher if plan.recipe.teacher else None
+    cache = plan.out / "teacher_cache" if settings.teacher == "cached" else None
+    history = fit(student, splits, materials.task, settings, seed=plan.recipe.seed, folder=folder, teacher=teacher, cache=cache)
+    return _named(student, splits.classes), history.to_json()
+
+
+def train(plan: Plan, role: str, folder: Path) -> tuple[LoadedModel, dict[str, Any], float]:
+    """Fit the recipe's teacher or student to the labels, from its start; return it, the history and the test score.
+
+    folder: for checkpoints. Raises BadInput, Diverged.
+    """
+    from ..export.graph import torch_runner
+    from ..tasks import task_of
+    from .trainer import fit
+
+    # Weights that the recipe names are what this training is to make.
+    fresh = getattr(plan.recipe, role).model_copy(update={"weights": None})
+    recipe = plan.recipe.model_copy(update={role: fresh})
+    task = task_of(recipe.task)
+    splits = task.splits(recipe)
+    model = task.model(recipe, splits, role, need_weights=False)
+    history = fit(model, splits, task, recipe.train, seed=recipe.seed, folder=folder)
+    score = task.evaluate(torch_runner(task.graphs(model, splits)), splits.test).score
+    return _named(model, splits.classes), history.to_json(), score
+
+
+def _named(model: LoadedModel, classes: tuple[str, ...]) -> LoadedModel:
+    """Note the data's class names with a model that knew none: their order is now what it was trained on."""
+    return model if model.classes else replace(model, classes=classes)

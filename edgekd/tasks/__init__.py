@@ -48,6 +48,9 @@ class Task(Protocol):
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher and student and check that they fit the data and each other. Raises BadInput."""
 
+    def model(self, recipe: Recipe, splits: Splits, role: str, *, need_weights: bool) -> LoadedModel:
+        """Load one of them, teacher or student, and check that it fits the data. Raises BadInput."""
+
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Pick what the (first) graph takes out of a batch."""
 

@@ -1,0 +1,96 @@
+"""Distillation objectives, one idea a file; a new one is a file plus a line here (or an entry point `edgekd.objectives`).
+
+An objective is a module (a file) with
+
+- `loss(config, step) -> Tensor`: a scalar, mean over samples. `config` is its entry in the recipe, `step` a Step;
+- `NEEDS_TEACHER`: whether it reads `step.teacher`;
+- `layers(config) -> (student's, teacher's)`, where it reads layers: module names, found in `step.student` and
+  `step.teacher` beside `logits`;
+- `trained(config, student, teacher) -> Module | None`, where it trains something beside the student. It gets one
+  sample's outputs of both, and comes back as `step.trained`.
+
+Only `loss` and `NEEDS_TEACHER` must be there. From another package: an entry point in the group `edgekd.objectives`,
+named as the recipe's `kind`, that loads such a module; its entry in the recipe may have any keys, and they are
+attributes of `config`. `Options`, where the module has it, is a pydantic model that checks them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from ...errors import BadInput
+from ...names import nearest
+
+if TYPE_CHECKING:
+    from ...tasks import Task
+
+OBJECTIVES = {
+    "logits": "edgekd.distill.objectives.logits",
+    "task": "edgekd.distill.objectives.task",
+    "features": "edgekd.distill.objectives.features",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective sees in one step: outputs (`logits` and layers by name) of student and teacher, and the batch."""
+
+    student: dict[str, torch.Tensor]
+    teacher: dict[str, torch.Tensor]
+    batch: dict[str, torch.Tensor]
+    task: Task
+    label_smoothing: float = 0.0
+    trained: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One entry of the recipe's list beside the module that computes it. name: unique in the list, for the history."""
+
+    name: str
+    config: Any
+    module: Any
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool(self.module.NEEDS_TEACHER)
+
+    @property
+    def layers(self) -> tuple[list[str], list[str]]:
+        """Names of the student's and the teacher's layers it reads."""
+        return self.module.layers(self.config) if hasattr(self.module, "layers") else ([], [])
+
+
+def resolve(configs: tuple[Any, ...]) -> list[Objective]:
+    """Return the objectives of a recipe's list. Raises BadInput for an unknown kind or options that do not fit."""
+    found: list[Objective] = []
+    for config in configs:
+        module = _module(config.kind)
+        options = getattr(module, "Options", None)
+        if options is not None:
+            try:
+                config = options.model_validate(config.model_dump())
+            except ValidationError as error:
+                raise BadInput(f"objective `{config.kind}`: {error}") from None
+        layer = getattr(config, "student", None)
+        name = f"{config.kind}:{layer}" if isinstance(layer, str) else config.kind
+        same = sum(other.name.split("#")[0] == name for other in found)
+        found.append(Objective(f"{name}#{same + 1}" if same else name, config, module))
+    return found
+
+
+def _module(kind: str) -> Any:
+    if kind in OBJECTIVES:
+        return importlib.import_module(OBJECTIVES[kind])
+    installed = {point.name: point for point in entry_points(group="edgekd.objectives")}
+    if kind not in installed:
+        known = [*OBJECTIVES, *installed]
+        raise BadInput(f"no objective `{kind}`{nearest(kind, known)}; there are {', '.join(known)}")
+    return installed[kind].load()

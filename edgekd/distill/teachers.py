@@ -1,0 +1,110 @@
+"""Where a step's teacher outputs come from: nowhere, the cache, or the teacher itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from .. import recipe
+from ..errors import BadInput
+from . import teacher_cache
+from .objectives import Objective
+from .taps import Taps
+
+if TYPE_CHECKING:
+    from ..data import Split
+    from ..models import LoadedModel
+    from ..tasks import Task
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Teacher(Protocol):
+    """Gives the outputs (`logits`, layers by name) for a batch."""
+
+    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+        """Return the outputs for the samples at those positions of the training split; batch: the same, augmented."""
+
+    def example(self) -> Tensors:
+        """Return tensors shaped as the outputs for one sample."""
+
+    def close(self) -> None:
+        """Let go of the teacher."""
+
+
+def of(
+    goals: Sequence[Objective], teacher: LoadedModel | None, train: Split, task: Task, settings: recipe.Training, seed: int,
+    cache: Path, accelerator: Accelerator,
+) -> Teacher:  # fmt: skip
+    """Return the teacher that the objectives and settings ask for; the first process makes the cache where it is not there."""
+    outputs = teacher_cache.wanted_outputs(goals)
+    if not outputs:
+        return NoTeacher()
+    if teacher is None:
+        raise BadInput(f"objective `{next(g.name for g in goals if g.needs_teacher)}` needs a teacher: add `teacher: {{model: ...}}`")
+    if not isinstance(settings, recipe.Distill) or settings.teacher == "live":
+        return LiveTeacher(teacher, task, train, outputs, accelerator.device)
+    key = teacher_cache.key(teacher, train, settings, seed, outputs)
+    if accelerator.is_main_process:
+        teacher_cache.build(teacher, train, task, settings, cache, key, device=accelerator.device)
+    if accelerator.num_processes > 1:
+        cache = Path(broadcast_object_list([str(cache)])[0])
+    return CachedTeacher(teacher_cache.open(cache, key, verify=False), accelerator.device)
+
+
+class NoTeacher:
+    """Supervised training."""
+
+    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+        return {}
+
+    def example(self) -> Tensors:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class CachedTeacher:
+    """Outputs computed before, read through memory mapping."""
+
+    def __init__(self, cache: teacher_cache.Cache, device: torch.device) -> None:
+        self.cache, self.device = cache, device
+
+    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+        return self.cache.read(epoch, positions, self.device)
+
+    def example(self) -> Tensors:
+        return {name: torch.zeros(1, *shape) for name, shape in self.cache.shapes().items()}
+
+    def close(self) -> None:
+        pass
+
+
+class LiveTeacher:
+    """The teacher itself, on the same augmented samples as the student."""
+
+    def __init__(self, teacher: LoadedModel, task: Task, train: Split, outputs: Sequence[str], device: torch.device) -> None:
+        self.module = teacher.module.to(device).eval().requires_grad_(False)
+        self.task, self.train, self.device = task, train, device
+        self.taps = Taps(teacher.module, [name for name in outputs if name != "logits"], "teacher")
+
+    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+        # Without gradients, yet no inference_mode(): its tensors must not take part in the student's graph.
+        with torch.no_grad():
+            outputs = self.task.forward(self.module, batch)
+        return {**outputs, **self.taps.outputs}
+
+    def example(self) -> Tensors:
+        one = {name: torch.from_numpy(values).to(self.device) for name, values in self.train.take(np.arange(1)).items()}
+        return {name: tensor.cpu() for name, tensor in self(0, np.arange(1), one).items()}
+
+    def close(self) -> None:
+        self.taps.close()
+        self.module.cpu()

@@ -1,0 +1,55 @@
+"""What the optimizer sees: the student, and whatever the objectives train beside it, as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from .objectives import Objective, Step
+from .taps import Taps
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+    from ..tasks import Task
+
+
+class Trainee(nn.Module):
+    """Computes a batch's loss. One module, so that DistributedDataParallel and the optimizer see all that is trained.
+
+    example: a batch of one sample, and teacher: the teacher's outputs for it; both only for their shapes.
+    """
+
+    def __init__(
+        self, student: LoadedModel, task: Task, goals: Sequence[Objective], label_smoothing: float, seed: int,
+        example: dict[str, torch.Tensor], teacher: Mapping[str, torch.Tensor],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.student = student.module
+        self.goals, self.task, self.label_smoothing = list(goals), task, label_smoothing
+        self.taps = Taps(student.module, [name for goal in goals for name in goal.layers[0]], "student")
+        self.trained: list[nn.Module | None] = []
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            student.module.eval()
+            outputs = {**task.forward(student.module, example), **self.taps.outputs}
+            for goal in self.goals:
+                make = getattr(goal.module, "trained", None)
+                self.trained.append(make(goal.config, outputs, teacher) if make else None)
+        self.beside = nn.ModuleDict({str(n): made for n, made in enumerate(self.trained) if made is not None})
+
+    def forward(self, batch: dict[str, torch.Tensor], teacher: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the weighted loss, and every objective's own value before its weight: (objectives,), detached."""
+        outputs = self.task.forward(self.student, batch)
+        if self.taps.outputs:
+            outputs = {**outputs, **self.taps.outputs}
+        terms = []
+        for goal, trained in zip(self.goals, self.trained, strict=True):
+            step = Step(outputs, teacher, batch, self.task, self.label_smoothing, trained)
+            terms.append(goal.module.loss(goal.config, step))
+        weights = [goal.config.weight for goal in self.goals]
+        total = sum(term if weight == 1 else term * weight for term, weight in zip(terms, weights, strict=True))
+        assert isinstance(total, torch.Tensor)  # there is at least one objective
+        return total, torch.stack([term.detach() for term in terms])
