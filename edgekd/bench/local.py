@@ -33,11 +33,14 @@ Comparison = dict[str, Any]
 ROUNDS = 20
 """min_seconds is cut into so many blocks, each of one thing: the interval of a ratio is over the pairs of blocks."""
 
+LONGEST_BLOCK = 0.25
+"""Seconds of a block at most: a long measurement gets more blocks, not longer ones."""
+
 FEWEST_ROUNDS = 10
 """Blocks for each thing at least, time allowing, where the machine turns out slower than during warm-up."""
 
-WARM_UP = (0.2, 10)
-"""Warm-up: this share of min_seconds, and so many calls."""
+WARM_UP = (0.2, 2.0, 10)
+"""Warm-up: this share of min_seconds (or max_seconds, if less), at most so many seconds, and so many calls."""
 
 SETTLED = 0.05
 """Calls longer than these seconds need no settling after another process had the caches."""
@@ -182,12 +185,13 @@ def _prepare(
     else:
         raise BadInput(f"{thing.label}: what it takes as input is known neither from golden.npz nor from its file")
     told["first_call_s"] = ask(do="first")["seconds"]
-    seconds = WARM_UP[0] * settings.min_seconds
-    warm = np.array(ask(expected=4 * seconds, do="warm-up", seconds=seconds, count=WARM_UP[1])["nanoseconds"]) / 1e9
+    wanted = min(settings.min_seconds, settings.max_seconds)
+    seconds = min(WARM_UP[0] * wanted, WARM_UP[1])
+    warm = np.array(ask(expected=4 * seconds, do="warm-up", seconds=seconds, count=WARM_UP[2])["nanoseconds"]) / 1e9
     told["warm_up"] = {"count": len(warm), "seconds": float(warm.sum())}
     call = float(np.mean(warm[len(warm) // 2 :]))
     one.seconds = told["first_call_s"] + told["warm_up"]["seconds"]
-    one.calls = max(1, math.ceil(settings.min_seconds / ROUNDS / max(call, 1e-7)))
+    one.calls = max(1, math.ceil(min(wanted / ROUNDS, LONGEST_BLOCK) / max(call, 1e-7)))
     one.settle = 0 if call > SETTLED else max(1, one.calls // 10)
 
 

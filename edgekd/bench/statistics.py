@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -84,8 +85,7 @@ def median_interval(samples: np.ndarray, seed: int = 0) -> Interval:
     weights = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), RESAMPLES)
     counts = weights @ below.astype(np.float64)  # (resamples, grid)
     medians = grid[np.argmax(counts >= rows.size / 2, axis=1)]
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(medians, [tail, 100 - tail])
+    low, high = _expanded(medians, len(rows))
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
@@ -136,8 +136,7 @@ def ratio(control: np.ndarray, candidate: np.ndarray, seed: int = 0) -> Interval
         return Interval(float(np.exp(np.median(pairs))), 0.0, math.inf)
     chosen = np.random.default_rng(seed).integers(0, len(pairs), (RESAMPLES, len(pairs)))
     medians = np.median(pairs[chosen], axis=1)
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(medians, [tail, 100 - tail])
+    low, high = _expanded(medians, len(pairs))
     return Interval(float(np.exp(np.median(pairs))), float(np.exp(low)), float(np.exp(high)))
 
 
@@ -160,6 +159,25 @@ def verdict(found: Interval, candidate: str, control: str) -> str:
         return f"{candidate} is {_times(found.value)}x faster than {control} ({_times(found.low)}-{_times(found.high)})"
     slower = Interval(1 / found.value, 1 / found.high, 1 / found.low)
     return f"{candidate} is {_times(slower.value)}x SLOWER than {control} ({_times(slower.low)}-{_times(slower.high)})"
+
+
+def _expanded(resampled: np.ndarray, n: int) -> tuple[float, float]:
+    """Return the bootstrap interval of an estimate from `n` independent parts, widened for small n.
+
+    The plain percentile interval is too narrow by the factor sqrt((n-1)/n) and by normal instead of t quantiles: with 20
+    parts it covers 93 % instead of 95 %. "Expanded percentile": Hesterberg, What Teachers Should Know About the Bootstrap
+    (The American Statistician 69, 2015), 4.3. The t quantile: Abramowitz and Stegun 26.7.5, exact to 0.1 % from n = 6 on.
+    """
+    z, v = NormalDist().inv_cdf((1 + LEVEL) / 2), max(n - 1, 1)
+    t = (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+    tail = 100 * NormalDist().cdf(-math.sqrt(n / max(n - 1, 1)) * t)
+    low, high = np.percentile(resampled, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _times(value: float) -> str:

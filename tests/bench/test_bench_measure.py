@@ -1,0 +1,334 @@
+"""Measuring real processes: what is recorded, in which order, and what happens when one dies or the user interrupts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekd import bench
+from edgekd.bench import compare, process, stage
+from edgekd.bench.things import Thing, facts, fingerprint, golden_inputs
+from edgekd.errors import BadInput
+from edgekd.recipe import Bench
+
+QUICK = Bench(min_seconds=0.1, min_count=20, max_seconds=5, threads=1)
+
+# a runtime whose speed the file's content decides: "milliseconds" per call, or what goes wrong
+STUB = """
+import os, sys, time
+def load(file, target=None, threads=None, exact=False):
+    word = file.read_text()
+    print("the runtime says hello")
+    class Session:
+        providers = {"StubProvider": threads}
+        def run(self, inputs):
+            with open(os.environ["STUB_LOG"], "a") as log: log.write(file.stem[0])
+            if word == "crash": os.write(2, b"native stack smashed\\n"); os.abort()
+            if word == "raise": raise ValueError("bad node Conv_3")
+            if word == "hang": time.sleep(600)
+            time.sleep(float(word) / 1000)
+            return inputs
+    return Session()
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return thing(name, word): something to time on the stub runtime."""
+    (tmp_path / "stub_runtime.py").write_text(STUB)
+    monkeypatch.setenv("STUB_LOG", str(tmp_path / "log"))
+    (tmp_path / "log").write_text("")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from edgekd import backends; "
+        "backends.BACKENDS['stub'] = 'stub_runtime'; from edgekd.bench import worker; sys.exit(worker.main())"
+    )
+    monkeypatch.setattr(process, "STARTED", (sys.executable, "-c", code))
+
+    def thing(name: str, word: str, **more: object) -> Thing:
+        (tmp_path / f"{name}.bin").write_text(word)
+        inputs = {"image": np.zeros((2, 4), np.uint8)}
+        return Thing(name, "stub", {"model": tmp_path / f"{name}.bin"}, inputs, **more)  # type: ignore[arg-type]
+
+    return thing
+
+
+def identity(path: Path, nodes: int = 1, quantized: bool = False) -> Path:
+    """Write a small ONNX model: uint8 pictures -> float -> products with a matrix."""
+    made = [helper.make_node("Cast", ["image"], ["x0"], to=TensorProto.FLOAT)]
+    weights = [numpy_helper.from_array(np.eye(12, dtype=np.float32), "w")]
+    if quantized:
+        weights += [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")]
+    for i in range(nodes):
+        source = f"x{i}"
+        if quantized and i == 0:
+            made += [
+                helper.make_node("QuantizeLinear", ["x0", "s", "z"], ["q"]),
+                helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            ]
+            source = "d"
+        made.append(helper.make_node("MatMul", [source, "w"], [f"x{i + 1}"]))
+    graph = helper.make_graph(
+        made,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 12])],
+        [helper.make_tensor_value_info(f"x{nodes}", TensorProto.FLOAT, ["batch", 12])],
+        weights,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_blocks_alternate_and_every_number_is_recorded(stub, tmp_path: Path):
+    shares: list[float] = []
+    measurements, comparisons = bench.measure(
+        [stub("a", "3", control=True), stub("b", "1")], QUICK, tmp_path / "out", lambda share, what: shares.append(share)
+    )
+    a, b = measurements
+    assert 3e-3 <= a["warm"]["median_s"] < 6e-3
+    assert 1e-3 <= b["warm"]["median_s"] < 3e-3
+    assert a["first_call_s"] >= 3e-3
+    assert a["threads"] == 1
+    assert a["providers"] == {"StubProvider": 1}
+    assert a["stopped_by"] == "min_seconds and min_count"
+    for one in measurements:
+        samples = np.load(tmp_path / "out" / one["samples"])
+        assert samples.shape == (one["blocks"]["count"], one["blocks"]["calls"])
+        assert samples.size == one["warm"]["count"] >= QUICK.min_count
+        assert samples.sum() >= QUICK.min_seconds
+        assert np.median(samples) == one["warm"]["median_s"]
+        assert one["throughput_per_s"] == pytest.approx(samples.size / samples.sum())
+        assert one["warm_up"]["count"] >= 4
+        assert one["peak_memory_above_runtime_bytes"] <= one["peak_memory_bytes"]
+        assert len(one["environment"]["artifact_sha256"]) == 64
+    assert a["blocks"]["count"] == b["blocks"]["count"]
+    (told,) = comparisons
+    assert (told["control"], told["candidate"]) == ("a", "b")
+    assert told["low"] < told["ratio"] < told["high"]
+    assert 1.5 < told["ratio"] < 3.5
+    assert told["verdict"].startswith("b is ")
+    assert told["verdict"].split(" (")[0].endswith("x faster than a")
+    # first a is loaded and warmed up, then b; then the timed blocks: A B, B A, A B, ...
+    log = (tmp_path / "log").read_text()
+    blocks = [log[i] for i in range(len(log)) if i == 0 or log[i] != log[i - 1]]
+    assert len(blocks) >= 10
+    runs = "".join(blocks)
+    assert set(runs) == {"a", "b"}
+    assert abs(log.count("a") * 3 - log.count("b")) < log.count("b"), "both get about the same time"
+    counts = [sum(1 for _ in group) for group in _runs(log)][2:]
+    assert max(counts[1:-1]) <= 2 * 2 * (max(a["blocks"]["calls"], b["blocks"]["calls"]) + 3), (
+        "at most two blocks in a row: A B B A"
+    )
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    json.dumps([measurements, comparisons], allow_nan=False)
+
+
+def _runs(text: str):
+    import itertools
+
+    return [list(group) for _, group in itertools.groupby(text)]
+
+
+def test_each_batch_size_gets_its_own_measurement(stub, tmp_path: Path):
+    settings = QUICK.model_copy(update={"batch_sizes": (1, 5)})
+    measurements, comparisons = bench.measure([stub("a", "1")], settings, tmp_path / "out")
+    assert [m["batch"] for m in measurements] == [1, 5]
+    assert measurements[1]["throughput_per_s"] > 3 * measurements[0]["throughput_per_s"]
+    assert len({m["samples"] for m in measurements}) == 2
+    assert comparisons == []
+
+
+def test_max_seconds_is_a_hard_limit_and_is_said(stub, tmp_path: Path):
+    settings = Bench(min_seconds=50, min_count=10_000, max_seconds=0.6, threads=1)
+    start = time.monotonic()
+    (one, other), (told,) = bench.measure([stub("a", "100"), stub("b", "100")], settings, tmp_path / "out")
+    assert time.monotonic() - start < 8
+    assert one["stopped_by"] == other["stopped_by"] == "max_seconds"
+    assert 1 <= one["warm"]["count"] <= 6
+    assert told["low"] is None
+    assert "too few blocks" in told["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("crash", ["b: the process that timed it ended (signal 6)", "native stack smashed"]),
+        ("raise", ["b: ", "ValueError: bad node Conv_3"]),
+    ],
+)
+def test_a_worker_that_dies_is_named_with_its_last_words(stub, tmp_path: Path, word: str, expected: list[str]):
+    with pytest.raises(process.WorkerDied) as raised:
+        bench.measure([stub("a", "1"), stub("b", word)], QUICK, tmp_path / "out")
+    for text in expected:
+        assert text in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+    assert not _children()
+
+
+def test_a_worker_that_hangs_is_given_up(stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(process, "PATIENCE", 2.0)
+    with pytest.raises(process.WorkerDied, match="a: the process that timed it did not answer within 2 s"):
+        bench.measure([stub("a", "hang")], QUICK, tmp_path / "out")
+    assert not _children()
+
+
+def _children() -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_leaves_no_process_behind(tmp_path: Path, number: int):
+    """Ctrl-C (to the whole group, as a terminal sends it), and even a parent killed outright."""
+    import psutil
+
+    model = identity(tmp_path / "m.onnx")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom edgekd import bench\nfrom edgekd.recipe import Bench\n"
+        f"thing = bench.thing_from(Path({str(model)!r}))\n"
+        "bench.measure([thing, bench.Thing('again', thing.backend, thing.files)], Bench(min_seconds=60, max_seconds=3600), Path(sys.argv[1]),"
+        " lambda share, what: print(what, flush=True))\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        if "alternation" in line:
+            break
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) == 2
+    if number == signal.SIGINT:
+        os.killpg(parent.pid, number)
+    else:
+        parent.kill()
+    errors = parent.communicate(timeout=20)[1]
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    if number == signal.SIGINT:
+        assert "KeyboardInterrupt" in errors
+
+
+def test_a_bare_onnx_file_runs_on_inputs_made_from_its_declaration(tmp_path: Path):
+    things = [bench.thing_from(identity(tmp_path / f"{name}.onnx")) for name in ("one", "two")]
+    assert things[0] == Thing("one", "onnxruntime", {"model": tmp_path / "one.onnx"})
+    measurements, (told,) = bench.measure(things, Bench(min_seconds=0.05, batch_sizes=(3,), threads=1), tmp_path / "out")
+    assert [m["artifact"] for m in measurements] == ["one", "two"]
+    assert sum(measurements[0]["providers"].values()) >= 1
+    assert measurements[0]["environment"]["runtime"]["onnxruntime"]
+    assert told["control"] == "one"
+    assert told["why"] is None, "neither is quantized: there is nothing to explain"
+
+
+def test_files_that_belong_to_no_run(tmp_path: Path):
+    model = identity(tmp_path / "m.onnx")
+    told = stage.measure_paths([model, model], ["bench.min_seconds=0.05", "bench.threads=1"], tmp_path / "out")
+    assert [m["artifact"] for m in told["measurements"]] == [str(model), f"{model} (2)"]
+    assert told["measurements"][0]["threads"] == 1
+    assert json.loads((tmp_path / "out" / "bench.json").read_text()) == told
+    assert (tmp_path / "out" / told["measurements"][1]["samples"]).is_file()
+    with pytest.raises(BadInput, match="only bench"):
+        stage.measure_paths([model], ["distill.epochs=3"], tmp_path / "out")
+    with pytest.raises(BadInput, match="min_second"):
+        stage.measure_paths([model], ["bench.min_second=3"], tmp_path / "out")
+
+
+def test_an_artifact_folder_is_read_with_its_golden_inputs(tmp_path: Path):
+    identity(tmp_path / "model.onnx")
+    record = {
+        "schema": 1, "target": "onnxruntime-cpu", "variant": "fp32", "backend": "onnxruntime",
+        "graphs": {"model": {"file": "model.onnx", "inputs": [{"name": "image", "dtype": "uint8", "shape": ["batch", 12]}], "outputs": []}},
+    }  # fmt: skip
+    (tmp_path / "artifact.json").write_text(json.dumps(record))
+    pictures = np.arange(24, dtype=np.uint8).reshape(2, 12)
+    np.savez(tmp_path / "golden.npz", **{"inputs/image": pictures, "outputs/logits": np.zeros(2)})
+    thing = bench.thing_from(tmp_path)
+    assert (thing.label, thing.variant, thing.target, thing.backend) == (
+        "onnxruntime-cpu/fp32",
+        "fp32",
+        "onnxruntime-cpu",
+        "onnxruntime",
+    )
+    assert thing.inputs is not None
+    assert np.array_equal(thing.inputs["image"], pictures)
+    assert golden_inputs(tmp_path / "golden.npz", ["absent"]) is None
+    (tmp_path / "artifact.json").write_text('{"schema": 1}')
+    with pytest.raises(BadInput, match="damaged"):
+        bench.thing_from(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["absent.onnx", "absent", "."])
+def test_what_cannot_be_timed_is_said(tmp_path: Path, name: str):
+    with pytest.raises(BadInput, match=r"Give RUN/targets/TARGET/VARIANT, or a file that ends in \.onnx"):
+        bench.thing_from(tmp_path / name)
+
+
+def test_a_file_that_is_not_onnx_and_equal_labels_are_bad_input(tmp_path: Path):
+    (tmp_path / "m.onnx").write_bytes(b"not a protobuf at all")
+    thing = bench.thing_from(tmp_path / "m.onnx")
+    with pytest.raises(BadInput, match="cannot be read as ONNX"):
+        bench.measure([thing], QUICK, tmp_path)
+    with pytest.raises(BadInput, match="two things to time are called `m`"):
+        bench.measure([thing, thing], QUICK, tmp_path)
+
+
+def test_facts_about_a_graph(tmp_path: Path):
+    known = facts(identity(tmp_path / "q.onnx", nodes=3, quantized=True))
+    assert (known.nodes, known.conversions, known.heavy, known.heavy_float) == (6, 2, 3, 2)
+    assert known.quantized
+    assert known.inputs == ({"name": "image", "dtype": "uint8", "shape": ["batch", 12]},)
+    assert not facts(identity(tmp_path / "f.onnx")).quantized
+
+
+def test_the_control_is_the_first_without_quantized_nodes(tmp_path: Path):
+    found = {name: facts(identity(tmp_path / f"{name}.onnx", quantized=name == "int8")) for name in ("int8", "fp32")}
+    things = [Thing(name, "onnxruntime", {"model": tmp_path / f"{name}.onnx"}) for name in ("int8", "fp32")]
+    assert compare.control_of(things, found).label == "fp32"
+    marked = Thing("int8", "onnxruntime", things[0].files, control=True)
+    assert compare.control_of([things[1], marked], found) is marked
+
+
+def test_a_quantized_file_that_is_slower_gets_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = {name: facts(identity(tmp_path / f"{name}.onnx", nodes=3, quantized=name == "int8")) for name in ("int8", "fp32")}
+    things = [Thing(f"t/{name}", "onnxruntime", {"model": tmp_path / f"{name}.onnx"}, target="t") for name in ("fp32", "int8")]
+    found = {f"t/{name}": known for name, known in found.items()}
+    samples = {"t/fp32": np.full((10, 5), 1e-3), "t/int8": np.full((10, 5), 1.8e-3)}
+    providers = {"t/fp32": {"CPU": 4}, "t/int8": {"CPU": 5, "NPU": 1}}
+    monkeypatch.setattr("edgekd.host.vnni", lambda: False)
+    (told,) = compare.compare(things, samples, found, 1, providers)
+    assert told["verdict"] == "int8 is 1.80x SLOWER than fp32 (1.80-1.80)"
+    for reason in (
+        "no VNNI",
+        "2 of 3 convolutions and matrix products are left in float",
+        "2 of the file's 6 nodes",
+        "split between CPU 5, NPU 1",
+    ):
+        assert reason in told["why"]
+    faster = compare.compare(things, {"t/fp32": samples["t/int8"], "t/int8": samples["t/fp32"]}, found, 1, providers)
+    assert faster[0]["why"] is None
+    monkeypatch.setattr("edgekd.host.vnni", lambda: True)
+    assert "VNNI" not in compare.compare(things, samples, found, 1, providers)[0]["why"]
+
+
+def test_the_fingerprint_of_one_file_is_its_sha256_and_weights_beside_it_count(tmp_path: Path):
+    import hashlib
+
+    thing = Thing("m", "onnxruntime", {"model": identity(tmp_path / "m.onnx")})
+    digest, size = fingerprint(thing)
+    assert digest == hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()
+    (tmp_path / "m.onnx.data").write_bytes(b"12345")
+    again, larger = fingerprint(thing)
+    assert again != digest
+    assert larger == size + 5
