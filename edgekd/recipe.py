@@ -259,17 +259,15 @@ class VariantRecipe(Strict):
 class Gate(Strict):
     """What an artifact may lose and still be called deployable."""
 
-    max_drop: float = Field(
-        0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime"
-    )
+    max_drop: float = Field(0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime")
     max_error: float = Field(
-        1e-3,
-        gt=0,
-        description="full precision: largest difference between torch, file and runtime, relative to the largest output",
+        1e-3, gt=0, description="full precision: largest difference between torch, file and runtime, relative to the largest output"
     )
     min_sqnr_db: float = Field(
-        20.0,
-        description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file",
+        25.0, description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file"
+    )
+    min_variant_sqnr_db: float = Field(
+        10.0, description="quantized without training: least signal-to-noise ratio of its outputs against the student's"
     )
 
 

@@ -73,6 +73,11 @@ def target_names() -> list[str]:
     return [file.stem for file in listing("targets", "*.toml")]
 
 
+def all_targets() -> list[Target]:
+    """Return the shipped targets."""
+    return [load_target(name) for name in target_names()]
+
+
 def load_target(name: str) -> Target:
     """Read a shipped target by name, or a .toml file by path. Raises BadInput for what is missing, unknown or misspelt."""
     file = Path(name) if name.endswith(".toml") else resource(f"targets/{name}.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -9,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import BadInput
 from .graph import Graph
@@ -31,7 +32,7 @@ def write(graph: Graph, path: Path, opset: int = 20) -> None:
 
     model = program(graph, opset).model_proto
     _check_axes(graph, model)
-    modules = _modules(graph, model)
+    modules = {"modules": _module_names(graph), "nodes": node_modules(graph, model)}
     strip(model)
     onnx.checker.check_model(model)
     save(model, path)
@@ -129,17 +130,24 @@ def own_name(module: str) -> str:
     return module.removeprefix("net.") if module != "net" else ""
 
 
-def _modules(graph: Graph, model: onnx.ModelProto) -> dict[str, Any]:
-    """Map nodes to modules: the owner of a weight first (a folded BatchNorm leaves its scope on the convolution), then the scope."""
+def node_modules(graph: Graph, model: onnx.ModelProto) -> dict[str, list[str]]:
+    """Map a fresh export's nodes to the modules they compute.
+
+    The owner of a weight comes first (a folded BatchNorm leaves its name on the convolution's node), then the innermost module.
+    """
     names = {name for name, _ in graph.module.named_modules()}
     nodes: dict[str, list[str]] = {}
     for node in model.graph.node:
         owners = [name.rpartition(".")[0] for name in node.input]
         scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
-        scope = [s for s in json.loads(scopes.replace("'", '"')) if s in names]
-        found = [o for o in owners if o in names and o] + (scope[-1:] if scope else [])
+        scope = [s for s in ast.literal_eval(scopes) if s in names]
+        found = [o for o in owners if o in names] + scope[-1:]
         nodes[node.name] = list(dict.fromkeys(own_name(name) for name in found if own_name(name)))
-    return {"modules": sorted({own_name(name) for name in names} - {""}), "nodes": nodes}
+    return nodes
+
+
+def _module_names(graph: Graph) -> list[str]:
+    return sorted({own_name(name) for name, _ in graph.module.named_modules()} - {""})
 
 
 def _check_axes(graph: Graph, model: onnx.ModelProto) -> None:

@@ -1,0 +1,134 @@
+"""First divergence: which layer's output departs first between a model and the file made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .parity import compare
+
+if TYPE_CHECKING:
+    from .export.graph import Arrays, Graph
+
+SAMPLES = 4
+"""Every tensor of the network is held for so many samples."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two graphs part: the ONNX node, the torch module that it computes (None when not known), and by how much."""
+
+    module: str | None
+    node: str
+    operation: str
+    tensor: str
+    relative: float | None
+    sqnr_db: float | None
+    reason: str | None
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return f"{f'`{self.module}`, ' if self.module else ''}ONNX node {self.node} ({self.operation})"
+
+    def record(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def torch_tensors(graph: Graph, inputs: Arrays, opset: int = 20) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Run a torch graph operation by operation.
+
+    Return (tensor name -> value, ONNX node name -> modules). The names are those of the exporter, so a healthy file has the
+    same ones.
+    """
+    import torch
+
+    from .export.onnx import node_modules, program
+
+    made = program(graph, opset)
+    exported: Any = made.exported_program
+    given = iter(graph.inputs)
+    arguments: list[Any] = []
+    for spec in exported.graph_signature.input_specs:
+        if spec.kind.name == "USER_INPUT":
+            arguments.append(torch.as_tensor(inputs[next(given)]))
+        else:
+            arguments.append(exported.state_dict.get(spec.target, exported.constants.get(spec.target)))
+    seen: dict[str, np.ndarray] = {}
+
+    class Recorder(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, torch.Tensor) and n.op == "call_function":
+                seen[n.name] = value.float().numpy()
+            return value
+
+    with torch.inference_mode():
+        outputs = Recorder(exported.graph_module).run(*arguments)
+    for name, value in zip(graph.outputs, outputs[-len(graph.outputs) :], strict=True):
+        seen[name] = value.float().numpy()
+    return seen, node_modules(graph, made.model_proto)
+
+
+def file_tensors(file: Path, inputs: Arrays) -> dict[str, np.ndarray]:
+    """Run an ONNX file in exact arithmetic; return every floating-point tensor in it, by name."""
+    import onnx
+    import onnxruntime as ort
+
+    model = onnx.load(str(file))
+    known = {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in known:
+                model.graph.output.append(onnx.ValueInfoProto(name=name))
+                known.add(name)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    wanted = {value.name for value in session.get_inputs()}
+    made = session.run(names, {name: values for name, values in inputs.items() if name in wanted})
+    return {name: values for name, values in zip(names, made, strict=True) if getattr(values, "dtype", None) == np.float32}
+
+
+def first(
+    reference: Mapping[str, np.ndarray],
+    file: Path,
+    inputs: Arrays,
+    modules: Mapping[str, list[str]],
+    *,
+    max_error: float | None = None,
+    min_sqnr_db: float | None = None,
+) -> Divergence | None:
+    """Return the first node of `file`, in the order of execution, whose output departs from the reference's tensor of that name.
+
+    Departs: by more than max_error relative to the tensor's largest value, or with less than min_sqnr_db; give the one that the
+    file's precision explains. None when no common tensor does.
+    """
+    import onnx
+
+    made = file_tensors(file, inputs)
+    for node in onnx.load(str(file), load_external_data=False).graph.node:
+        for name in node.output:
+            if name not in reference or name not in made:
+                continue
+            apart = compare({name: reference[name]}, {name: made[name]})
+            far = max_error is not None and not apart.relative <= max_error
+            if far or (min_sqnr_db is not None and not apart.sqnr_db >= min_sqnr_db):
+                told = apart.record()
+                inside = modules.get(node.name)
+                return Divergence(
+                    inside[0] if inside else None,
+                    node.name,
+                    node.op_type,
+                    name,
+                    told["relative"],
+                    told["sqnr_db"],
+                    told["reason"],
+                )
+    return None

@@ -1,0 +1,199 @@
+"""An artifact: the files that ship to one device class, with all that is needed to use and to check them there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..backends import backend_of
+from ..errors import BadInput
+
+if TYPE_CHECKING:
+    from ..materials import Materials
+    from ..plan import Plan
+    from ..quantize.variant import Variant
+    from ..recipe import Gate
+    from ..targets import Target
+    from .graph import Arrays, Runner
+
+SCHEMA = 1
+CHECK = Path(__file__).with_name("check_template.py")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder to ship. graphs: graph name -> main file. record: what artifact.json says (its keys: see `make`)."""
+
+    folder: Path
+    target: str
+    variant: str
+    backend: str
+    graphs: dict[str, Path]
+    record: Mapping[str, Any]
+
+    def golden(self) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]:
+        """Return the golden inputs and the outputs expected for them, each graph name -> tensor name -> array."""
+        inputs: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.graphs}
+        outputs: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.graphs}
+        with np.load(self.folder / "golden.npz", allow_pickle=False) as stored:
+            for key in stored.files:
+                graph, side, name = key.split("/", 2)
+                (inputs if side == "in" else outputs)[graph][name] = stored[key]
+        return inputs, outputs
+
+
+def make(
+    variant: Variant,
+    target: Target,
+    folder: Path,
+    *,
+    golden: Mapping[str, Arrays],
+    reference: Runner,
+    gate: Gate,
+    task: str = "",
+    classes: tuple[str, ...] = (),
+    preprocess: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write the variant for the target into `folder`: model files, artifact.json, golden.npz and check.py.
+
+    golden: graph name -> a few inputs; reference: what their expected outputs come from. preprocess: {"host": [...], "graph":
+    [...]}, what is to be done before and what the graph does. The same inputs give the same bytes. Raises BadInput for a
+    scheme that the target cannot store.
+    """
+    backend = backend_of(target.backend)
+    if reason := backend.refuses(variant.scheme, target):
+        raise BadInput(f"{target.name}/{variant.name}: {reason}")
+    folder.mkdir(parents=True, exist_ok=True)
+    graphs = backend.convert(variant, target, folder)
+    arrays: dict[str, np.ndarray] = {}
+    for name, inputs in golden.items():
+        arrays |= {f"{name}/in/{key}": value for key, value in inputs.items()}
+        arrays |= {f"{name}/out/{key}": value for key, value in reference(name, inputs).items()}
+    write_npz(folder / "golden.npz", arrays)
+    shutil.copyfile(CHECK, folder / "check.py")
+    float_graph = variant.scheme.weights is None and variant.scheme.activations is None
+    record = {
+        "schema": SCHEMA,
+        "edgekd": __version__,
+        "task": task,
+        "target": target.name,
+        "variant": variant.name,
+        "scheme": variant.scheme.label,
+        "backend": target.backend,
+        "graphs": {name: {"file": file.name, **interface(file)} for name, file in graphs.items()},
+        "preprocess": dict(preprocess or {"host": [], "graph": []}),
+        "classes": list(classes),
+        "golden": {
+            "file": "golden.npz",
+            "samples": max((len(v) for inputs in golden.values() for v in inputs.values()), default=0),
+            "max_error": gate.max_error if float_graph else None,
+            "min_sqnr_db": None if float_graph else gate.min_sqnr_db,
+        },
+        "files": describe(folder, _shipped(folder, graphs)),
+    }
+    (folder / "artifact.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Artifact(folder, target.name, variant.name, target.backend, graphs, record)
+
+
+def load(folder: Path) -> Artifact:
+    """Read an artifact back. Raises BadInput when the folder holds none. Its files are checked by `damage`, not here."""
+    path = folder / "artifact.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        graphs = {name: folder / graph["file"] for name, graph in record["graphs"].items()}
+        return Artifact(folder, record["target"], record["variant"], record["backend"], graphs, record)
+    except FileNotFoundError:
+        raise BadInput(f"{folder}: no artifact.json here; make the artifact with `edgekd export`") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(f"{path}: damaged ({error!r}); make the artifact again with `edgekd export`") from None
+
+
+def damage(artifact: Artifact) -> str | None:
+    """Say which file is missing or is not the one that artifact.json describes; None when all are whole."""
+    for told in artifact.record["files"]:
+        file = artifact.folder / told["path"]
+        if not file.is_file():
+            return f"{told['path']} is missing"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != told["sha256"]:
+            return f"{told['path']} is not the file that artifact.json describes (its SHA-256 differs)"
+    return None
+
+
+def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return an ONNX file's {"inputs": [{name, dtype, shape}], "outputs": [...]}; a dynamic axis is its name."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+    except Exception as error:  # protobuf raises its own types
+        raise BadInput(f"{file}: cannot be read as ONNX ({str(error).splitlines()[0]})") from None
+    weights = {tensor.name for tensor in graph.initializer}
+
+    def described(value: Any) -> dict[str, Any]:
+        tensor = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in tensor.shape.dim]
+        return {"name": value.name, "dtype": dtype, "shape": shape}
+
+    inputs = [described(value) for value in graph.input if value.name not in weights]
+    return {"inputs": inputs, "outputs": [described(value) for value in graph.output]}
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as .npz with fixed times, so that the same arrays give the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, values in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(values), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, buffer.getvalue())
+
+
+def describe(folder: Path, files: list[Path]) -> list[dict[str, Any]]:
+    """Return [{path, bytes, sha256}] of files in `folder`, sorted by path."""
+    found = []
+    for file in sorted(files):
+        content = file.read_bytes()
+        found.append({"path": file.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+    return found
+
+
+def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, folder: Path, samples: int = 8) -> None:
+    """Write one variant of a run for one target."""
+    from .. import preprocess
+    from ..quantize import variant as variants
+    from .graph import torch_runner
+
+    variant = variants.load(plan.out / "variants" / variant_name)
+    student = torch_runner(materials.student_graphs) if variant.reference == "torch" else None
+    test = materials.splits.test
+    chosen = np.unique(np.linspace(0, len(test) - 1, samples).round().astype(np.int64))
+    first = next(iter(variant.graphs))
+    make(
+        variant,
+        target,
+        folder,
+        golden={first: materials.task.inputs(test.take(chosen))},
+        reference=variants.reference_runner(variant, student),
+        gate=plan.recipe.gate,
+        task=materials.task.name,
+        classes=test.classes,
+        preprocess=preprocess.description(materials.student.preprocess, test.image_shape),
+    )
+
+
+def _shipped(folder: Path, graphs: Mapping[str, Path]) -> list[Path]:
+    from .onnx import files_of
+
+    return [*(f for main in graphs.values() for f in files_of(main)), folder / "golden.npz", folder / "check.py"]

@@ -1,0 +1,68 @@
+"""How far two models' outputs lie apart. numpy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+IDENTICAL_DB = 200.0
+"""Stands for a difference of exactly 0, whose ratio has no number."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The difference between outputs y and their reference r, the worst of all output tensors.
+
+    max_abs: max|y - r|. relative: max_abs / max|r|. sqnr_db: 10 log10(sum r^2 / sum (y - r)^2), at most IDENTICAL_DB.
+    A NaN or infinity on one side alone, or another shape, is an infinite difference; `reason` then says which.
+    """
+
+    max_abs: float
+    relative: float
+    sqnr_db: float
+    reason: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return plain JSON values: None stands for infinite."""
+        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(self).items()}
+
+
+def compare(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Parity:
+    """Return the worst difference over the tensors of `reference`."""
+    return max((_tensor(name, r, outputs.get(name)) for name, r in reference.items()), key=lambda p: (p.relative, -p.sqnr_db))
+
+
+def _tensor(name: str, r: np.ndarray, y: np.ndarray | None) -> Parity:
+    if y is None or y.shape != r.shape:
+        return _apart(f"`{name}` is {'missing' if y is None else f'{y.shape} instead of {r.shape}'}")
+    r, y = np.asarray(r, np.float64), np.asarray(y, np.float64)
+    if not np.array_equal(np.isfinite(r), np.isfinite(y)):
+        return _apart(f"`{name}` has NaN or infinite values that the reference does not have")
+    finite = np.isfinite(r)
+    r, y = r[finite], y[finite]
+    largest, noise, signal = float(np.abs(r - y).max(initial=0)), float(np.square(r - y).sum()), float(np.square(r).sum())
+    if noise == 0:
+        return Parity(0.0, 0.0, IDENTICAL_DB)
+    if signal == 0:
+        return Parity(largest, math.inf, -math.inf, f"`{name}` should be all zero")
+    return Parity(largest, largest / float(np.abs(r).max()), min(IDENTICAL_DB, 10 * math.log10(signal / noise)))
+
+
+def _apart(reason: str) -> Parity:
+    return Parity(math.inf, math.inf, -math.inf, reason)
+
+
+def paired_interval(difference: np.ndarray, seed: int = 0, resamples: int = 2000, level: float = 0.95) -> tuple[float, float]:
+    """Return the bootstrap percentile interval of the mean of per-sample differences (Efron 1979), each sample its own pair."""
+    rng = np.random.default_rng(seed)
+    values, counts = np.unique(np.asarray(difference, np.float64), return_counts=True)
+    if len(values) <= 64:  # a right-or-wrong metric has three: draw how often each comes up, the same distribution
+        means = rng.multinomial(len(difference), counts / len(difference), size=resamples) @ values / len(difference)
+    else:
+        means = np.array([rng.choice(difference, len(difference)).mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
