@@ -123,21 +123,21 @@ def thing_from(path: Path, label: str | None = None) -> Thing:
         told = json.loads(record.read_text(encoding="utf-8"))
         files = {name: record.parent / graph["file"] for name, graph in told["graphs"].items()}
         named = label or f"{told['target']}/{told['variant']}"
-        inputs = golden_inputs(record.parent / "golden.npz", [i["name"] for i in next(iter(told["graphs"].values()))["inputs"]])
+        graph, described = next(iter(told["graphs"].items()))
+        inputs = golden_inputs(record.parent / "golden.npz", graph, [i["name"] for i in described["inputs"]])
         return Thing(named, told["backend"], files, inputs, told["target"])
     except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
         raise BadInput(f"{record}: damaged ({error!r}); make the artifact again with `edgekd export`") from None
 
 
-def golden_inputs(file: Path, names: list[str]) -> dict[str, np.ndarray] | None:
-    """Return the inputs called `names` out of golden.npz, stored under "NAME" or "PREFIX/NAME"; None where it lacks one."""
+def golden_inputs(file: Path, graph: str, names: list[str]) -> dict[str, np.ndarray] | None:
+    """Return a graph's inputs out of golden.npz, stored there as GRAPH/in/NAME; None where one is not."""
     if not file.is_file():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        keys = {name: [k for k in stored.files if k == name or k.endswith(f"/{name}")] for name in names}
-        if not all(keys.values()):
+        if any(f"{graph}/in/{name}" not in stored.files for name in names):
             return None
-        return {name: stored[found[0]] for name, found in keys.items()}
+        return {name: stored[f"{graph}/in/{name}"] for name in names}
 
 
 def fingerprint(thing: Thing) -> tuple[str, int]:

@@ -186,6 +186,7 @@ def _children() -> list[int]:
     return [child.pid for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupt_leaves_no_process_behind(tmp_path: Path, number: int):
     """Ctrl-C (to the whole group, as a terminal sends it), and even a parent killed outright."""
@@ -253,7 +254,7 @@ def test_an_artifact_folder_is_read_with_its_golden_inputs(tmp_path: Path):
     }  # fmt: skip
     (tmp_path / "artifact.json").write_text(json.dumps(record))
     pictures = np.arange(24, dtype=np.uint8).reshape(2, 12)
-    np.savez(tmp_path / "golden.npz", **{"inputs/image": pictures, "outputs/logits": np.zeros(2)})
+    np.savez(tmp_path / "golden.npz", **{"model/in/image": pictures, "model/out/logits": np.zeros(2)})
     thing = bench.thing_from(tmp_path)
     assert (thing.label, thing.variant, thing.target, thing.backend) == (
         "onnxruntime-cpu/fp32",
@@ -263,7 +264,7 @@ def test_an_artifact_folder_is_read_with_its_golden_inputs(tmp_path: Path):
     )
     assert thing.inputs is not None
     assert np.array_equal(thing.inputs["image"], pictures)
-    assert golden_inputs(tmp_path / "golden.npz", ["absent"]) is None
+    assert golden_inputs(tmp_path / "golden.npz", "model", ["absent"]) is None
     (tmp_path / "artifact.json").write_text('{"schema": 1}')
     with pytest.raises(BadInput, match="damaged"):
         bench.thing_from(tmp_path)
