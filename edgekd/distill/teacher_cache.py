@@ -22,6 +22,7 @@ from .. import recipe
 from ..errors import BadInput
 from ..progress import bar
 from . import keys, objectives
+from .memory_format import channels_last, contiguous
 from .samples import Samples
 from .taps import Taps
 
@@ -39,18 +40,18 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Cache:
-    """An open cache. arrays: view -> output name -> float32, first axis the position in the training split."""
+    """An open cache. views: view -> output name -> float32, first axis the position in the training split."""
 
-    arrays: list[dict[str, np.ndarray]]
+    views: list[dict[str, np.ndarray]]
 
-    def read(self, epoch: int, positions: np.ndarray, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """Return the teacher's outputs for those samples, as augmented in that epoch (counted from 0)."""
-        view = self.arrays[epoch % len(self.arrays)]
-        return {name: torch.from_numpy(array.take(positions, axis=0)).to(device) for name, array in view.items()}
+    def read(self, view: int, positions: np.ndarray, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+        """Return the teacher's outputs for those samples, as augmented in that view."""
+        arrays = self.views[view]
+        return {name: torch.from_numpy(array.take(positions, axis=0)).to(device) for name, array in arrays.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return each output's shape for one sample."""
-        return {name: array.shape[1:] for name, array in self.arrays[0].items()}
+        return {name: array.shape[1:] for name, array in self.views[0].items()}
 
 
 def key(
@@ -93,6 +94,8 @@ def build(
     layers = [name for name in key["outputs"] if name != "logits"]
     module = teacher.module.to(device).eval()
     samples = Samples(split, settings.augment, key["seed"] or 0, device)
+    two = samples.batch(samples.read(np.arange(2)), 0)
+    channels_last(module, lambda: task.forward(module, two))
     total = key["views"] * len(split)
     try:
         with Taps(module, layers, "teacher") as taps, torch.inference_mode(), bar("teacher cache", total) as advance:
@@ -112,6 +115,7 @@ def build(
     except OSError as error:
         raise BadInput(f"cannot write the teacher's outputs to {folder}: {error}. Free some space, or set distill.teacher: live") from None
     shutil.rmtree(folder / "done", ignore_errors=True)
+    contiguous(module)
 
 
 def open(folder: Path, key: dict[str, Any], *, verify: bool = True) -> Cache:
@@ -122,12 +126,12 @@ def open(folder: Path, key: dict[str, Any], *, verify: bool = True) -> Cache:
     _refuse_another(folder, key)
     if not _whole(folder, verify):
         raise BadInput(f"the teacher's outputs in {folder} are incomplete or damaged: delete the folder, and they are made anew")
-    arrays: list[dict[str, np.ndarray]] = [{} for _ in range(key["views"])]
-    for view, outputs in enumerate(arrays):
+    views: list[dict[str, np.ndarray]] = [{} for _ in range(key["views"])]
+    for view, outputs in enumerate(views):
         for name in key["outputs"]:
             # As a plain array: indexing numpy's memmap class costs several times as much.
             outputs[name] = np.asarray(np.load(_file(folder, view, name), mmap_mode="r"))
-    return Cache(arrays)
+    return Cache(views)
 
 
 def fill(plan: Plan, materials: Materials, folder: Path) -> None:

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from .. import recipe
 from ..errors import BadInput
 from . import teacher_cache
+from .memory_format import channels_last, contiguous
 from .objectives import Objective
 from .taps import Taps
 
@@ -28,8 +29,11 @@ Tensors = dict[str, torch.Tensor]
 class Teacher(Protocol):
     """Gives the outputs (`logits`, layers by name) for a batch."""
 
-    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
-        """Return the outputs for the samples at those positions of the training split; batch: the same, augmented."""
+    def view(self, epoch: int) -> int:
+        """Return which view (seeded augmentation) of the samples the student is to see in that epoch."""
+
+    def __call__(self, view: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+        """Return the outputs for the samples at those positions of the training split; batch: the same, in that view."""
 
     def example(self) -> Tensors:
         """Return tensors shaped as the outputs for one sample."""
@@ -61,7 +65,10 @@ def of(
 class NoTeacher:
     """Supervised training."""
 
-    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+    def view(self, epoch: int) -> int:
+        return epoch
+
+    def __call__(self, view: int, positions: np.ndarray, batch: Tensors) -> Tensors:
         return {}
 
     def example(self) -> Tensors:
@@ -77,8 +84,11 @@ class CachedTeacher:
     def __init__(self, cache: teacher_cache.Cache, device: torch.device) -> None:
         self.cache, self.device = cache, device
 
-    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
-        return self.cache.read(epoch, positions, self.device)
+    def view(self, epoch: int) -> int:
+        return epoch % len(self.cache.views)
+
+    def __call__(self, view: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+        return self.cache.read(view, positions, self.device)
 
     def example(self) -> Tensors:
         return {name: torch.zeros(1, *shape) for name, shape in self.cache.shapes().items()}
@@ -93,9 +103,14 @@ class LiveTeacher:
     def __init__(self, teacher: LoadedModel, task: Task, train: Split, outputs: Sequence[str], device: torch.device) -> None:
         self.module = teacher.module.to(device).eval().requires_grad_(False)
         self.task, self.train, self.device = task, train, device
+        two = {name: torch.from_numpy(values).to(device) for name, values in train.take(np.arange(2)).items()}
+        channels_last(self.module, lambda: task.forward(self.module, two))
         self.taps = Taps(teacher.module, [name for name in outputs if name != "logits"], "teacher")
 
-    def __call__(self, epoch: int, positions: np.ndarray, batch: Tensors) -> Tensors:
+    def view(self, epoch: int) -> int:
+        return epoch
+
+    def __call__(self, view: int, positions: np.ndarray, batch: Tensors) -> Tensors:
         # Without gradients, yet no inference_mode(): its tensors must not take part in the student's graph.
         with torch.no_grad():
             outputs = self.task.forward(self.module, batch)
@@ -107,4 +122,4 @@ class LiveTeacher:
 
     def close(self) -> None:
         self.taps.close()
-        self.module.cpu()
+        contiguous(self.module.cpu())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from .memory_format import channels_last
 from .objectives import Objective, Step
 from .taps import Taps
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Trainee(nn.Module):
     """Computes a batch's loss. One module, so that DistributedDataParallel and the optimizer see all that is trained.
 
-    example: a batch of one sample, and teacher: the teacher's outputs for it; both only for their shapes.
+    example: a batch of two samples, and teacher: the teacher's outputs for one; both only for their shapes.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Trainee(nn.Module):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             student.module.eval()
+            channels_last(student.module, lambda: task.forward(student.module, example))
             outputs = {**task.forward(student.module, example), **self.taps.outputs}
             for goal in self.goals:
                 make = getattr(goal.module, "trained", None)

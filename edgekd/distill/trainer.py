@@ -27,7 +27,7 @@ from .. import recipe
 from ..errors import BadInput, Diverged
 from ..export.graph import torch_runner
 from ..progress import bar
-from . import batches, checkpoint, keys, objectives, teachers
+from . import batches, checkpoint, keys, memory_format, objectives, teachers
 from .history import Epoch, History, warnings_of
 from .optimization import Average, learning_rate, optimizer_of
 from .samples import Samples
@@ -98,7 +98,7 @@ class _Fit:
         self.samples = Samples(splits.train, settings.augment, seed, device)
         self.teach = teachers.of(self.goals, teacher, splits.train, task, settings, seed, cache or folder / "teacher_cache", self.accelerator)
         stack.callback(self.teach.close)
-        example = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(1)).items()}
+        example = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(2)).items()}
         self.trainee = Trainee(student, task, self.goals, settings.label_smoothing, seed, example, self.teach.example())
         stack.callback(self.trainee.taps.close)
         optimizer = optimizer_of(self.trainee, settings)
@@ -131,7 +131,8 @@ class _Fit:
             state.epoch, state.step, state.sums, state.samples, state.seconds = state.epoch + 1, 0, [], 0, 0.0
             self._save()
         best = broadcast_object_list([self.best])[0] if self.processes > 1 else self.best
-        self.student.module.cpu().load_state_dict(best)
+        memory_format.contiguous(self.student.module.cpu())
+        self.student.module.load_state_dict(best)
         self.student.module.eval()
         return self._history()
 
@@ -171,11 +172,12 @@ class _Fit:
     def _step(self, step: int, positions: np.ndarray, read: dict[str, torch.Tensor]) -> torch.Tensor:
         """Move the weights once; return this process's part of the mean of each term."""
         number = self.state.epoch * len(self.sizes) + step
-        _reseed(self.seed, number, self.accelerator.process_index)
+        _reseed(self.seed, number, self.accelerator.process_index, self.accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(step)
-        batch = self.samples.batch(read, self.state.epoch)
-        total, terms = self.model(batch, self.teach(self.state.epoch, positions, batch))
+        view = self.teach.view(self.state.epoch)
+        batch = self.samples.batch(read, view)
+        total, terms = self.model(batch, self.teach(view, positions, batch))
         if self.processes > 1:
             # Processes' gradients are averaged with equal weights, whatever their share of an uneven last batch.
             share = len(positions) * self.processes / self.sizes[step]
@@ -344,9 +346,12 @@ def _accelerator() -> Accelerator:
     return accelerator
 
 
-def _reseed(seed: int, step: int, process: int) -> None:
+def _reseed(seed: int, step: int, process: int, device: torch.device) -> None:
     """Make dropout and the like depend on the step alone, so that where a run was interrupted does not matter."""
     value = int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0])
-    torch.manual_seed(value)
+    # Not torch.manual_seed(): it costs more than all of this together, every step.
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
     random.seed(value)
     np.random.seed(value % 2**32)
