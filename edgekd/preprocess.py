@@ -32,7 +32,7 @@ class Preprocessed(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the network's output, (N, classes) for a classifier. image: uint8 (N, H, W, C)."""
         # Contiguous: many a network flattens with x.view(), which refuses the strides that permute leaves.
-        x = image.permute(0, 3, 1, 2).contiguous().to(self.mean.dtype) / 255
+        x = image.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=torch.contiguous_format) / 255
         if self.size is not None and tuple(x.shape[2:]) != self.size:
             x = _resize(x, self.size, self.interpolation)
         return self.net((x - self.mean) / self.std)

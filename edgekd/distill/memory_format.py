@@ -15,7 +15,7 @@ def channels_last(module: nn.Module, forward: Callable[[], object]) -> None:
     """
     if not any(parameter.ndim == 4 for parameter in module.parameters()):
         return
-    module.to(memory_format=torch.channels_last)
+    _store(module, torch.channels_last)
     try:
         with torch.no_grad():
             forward()
@@ -25,4 +25,10 @@ def channels_last(module: nn.Module, forward: Callable[[], object]) -> None:
 
 def contiguous(module: nn.Module) -> None:
     """Store all weights in the ordinary way again."""
-    module.to(memory_format=torch.contiguous_format)
+    _store(module, torch.contiguous_format)
+
+
+def _store(module: nn.Module, memory_format: torch.memory_format) -> None:
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
