@@ -19,6 +19,8 @@ class Record:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.stages: list[Stage] = []
+        if not (plan.out / "manifest.json").exists():
+            self.write()  # before anything else: the folder is this recipe's from now on, whenever we are killed
 
     def add(self, stage: Stage) -> None:
         """Note a finished stage; the manifest on disk follows whenever something new was made."""

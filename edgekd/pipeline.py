@@ -7,6 +7,7 @@ be finished, so that `edgekd export` never trains a model unasked).
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,7 @@ def _distill(plan: Plan, materials: Materials, folder: Path) -> None:
     from .distill import distill as fit_to_teacher
 
     student, history = fit_to_teacher(plan, materials, folder)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     models.save(student, folder)
     run_folder.write_text(folder / "history.json", json.dumps(history))
 
@@ -170,9 +172,11 @@ def _fit_alone(plan: Plan, role: str, folder: Path) -> None:
 
     model, history, score = fit(plan, role, folder)
     if is_main_process():
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         models.save(model, folder)
         run_folder.write_text(folder / "history.json", json.dumps(history))
-        run_folder.write_text(folder / "score.json", json.dumps({"score": score}))
+        facts = {"score": score, "reference": model.reference, "parameters": model.parameters}
+        run_folder.write_text(folder / "score.json", json.dumps(facts))
 
 
 def _train_along(plan: Plan) -> Manifest:

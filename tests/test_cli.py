@@ -1,0 +1,125 @@
+"""The command line: light help, one message for bad input, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgekd import recipe_file
+from edgekd.resources import resource
+
+VERBS = ["compress", "train", "distill", "quantize", "export", "verify", "bench", "report", "targets", "models", "doctor", "init"]
+
+
+def edgekd(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgekd", *words],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "80", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_help_imports_no_heavy_package():
+    code = (
+        "import sys\n"
+        "sys.argv = ['edgekd', '--help']\n"
+        "from edgekd.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'transformers', 'timm', 'nncf', 'datasets', 'accelerate', 'matplotlib', 'pandas'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_importing_the_package_is_light_too():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, edgekd, edgekd.verbs; print(sorted({'torch', 'onnxruntime', 'nncf', 'onnx'} & set(sys.modules)))"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb):
+    done = edgekd(verb, "--help")
+    assert done.returncode == 0
+    assert "Example:" in done.stdout
+    assert f"edgekd {verb}" in done.stdout.split("Example:")[1]
+    if verb not in {"init"}:
+        assert "--json" in done.stdout
+
+
+def test_options_are_kebab_case():
+    for verb in VERBS:
+        for option in re.findall(r"(?<![\w-])--[\w-]+", edgekd(verb, "--help").stdout):
+            assert re.fullmatch(r"--[a-z]+(-[a-z]+)*", option), (verb, option)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["compress", "no/such.yaml"], "no such recipe"),
+        (["compress", "models/digits", "--set", "distill.epoch=3"], "did you mean `epochs`"),
+        (["compress", "models/digits", "--target", "onnxruntime-cpo"], "did you mean `onnxruntime-cpu`"),
+        (["compress", "models/digits", "--set", "teacher.weights=nowhere.safetensors"], "no file"),
+        (["train", "models/digits", "--model", "techer"], "did you mean `teacher`"),
+        (["quantize", "no/such/run"], "no such folder"),
+        (["bench", "no/such.onnx"], "no/such.onnx"),
+        (["report", "."], "not a run folder"),
+        (["nonsense"], "No such command"),
+        (["compress"], "Missing argument"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_2(words, says, tmp_path):
+    done = edgekd(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_write_permission(tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o500)
+    if os.access(locked, os.W_OK):  # root writes anywhere: a path below a file is refused to root as well
+        (tmp_path / "file").write_text("")
+        done = edgekd("compress", "models/digits", "-o", str(tmp_path / "file" / "run"))
+    else:
+        done = edgekd("compress", "models/digits", "-o", str(locked / "run"))
+    assert done.returncode == 2
+    assert "cannot write there" in done.stderr or "is a file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_version_and_listings_for_machines():
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", edgekd("--version").stdout)
+    names = [pair["name"] for pair in json.loads(edgekd("models", "--json").stdout)]
+    assert "models/digits" in names
+    assert "onnxruntime-cpu" in [t["name"] for t in json.loads(edgekd("targets", "--json").stdout)]
+
+
+def test_init_writes_a_recipe_that_works_and_overwrites_nothing(tmp_path):
+    assert edgekd("init", "mine", cwd=tmp_path).returncode == 0
+    assert recipe_file.load(tmp_path / "mine").student.model == f"py:{tmp_path / 'mine' / 'model.py'}:student"
+    (tmp_path / "mine" / "recipe.yaml").write_text("precious")
+    again = edgekd("init", "mine", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    assert (tmp_path / "mine" / "recipe.yaml").read_text() == "precious"
+
+
+def test_the_shipped_recipes_are_valid():
+    for path in resource("models").glob("*/recipe.yaml"):
+        recipe_file.load(path)

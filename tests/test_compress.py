@@ -1,0 +1,346 @@
+"""The whole corridor on small runs: what it leaves, what it takes up again, what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+QUICK = ["distill.epochs=2", "distill.views=1", "distill.batch_size=256", "bench.min_seconds=0.05", "bench.min_count=5", "gate.max_drop=1"]
+
+
+def edgekd(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "edgekd", *words], capture_output=True, text=True, timeout=600, **options)
+
+
+def settings(*more: str) -> list[str]:
+    return [word for setting in (*QUICK, *more) for word in ("--set", setting)]
+
+
+def compress(out: Path, *more: str, recipe: str = "models/digits") -> subprocess.CompletedProcess[str]:
+    return edgekd("compress", recipe, "-o", str(out), *settings(*more))
+
+
+def shipped(run: Path) -> dict[str, str]:
+    files = (f for name in ("targets", "variants", "graphs") for f in (run / name).rglob("*") if f.is_file() and f.name != ".stage.json")
+    found = {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return {**found, "student": hashlib.sha256((run / "student" / "model.safetensors").read_bytes()).hexdigest()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "digits"
+    done = compress(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def manifest(run: Path) -> dict[str, Any]:
+    return json.loads((run / "manifest.json").read_text())
+
+
+def test_the_manifest_obeys_its_schema(run):
+    import jsonschema
+
+    from edgekd import report
+
+    schema = json.loads((Path(report.__file__).parent.parent / "manifest.schema.json").read_text())
+    jsonschema.validate(manifest(run), schema)
+
+
+def test_the_manifest_says_what_is_on_disk(run):
+    told = manifest(run)
+    for name, artifact in told["artifacts"].items():
+        for file in artifact["files"]:
+            content = (run / "targets" / name / file["path"]).read_bytes()
+            assert (file["bytes"], file["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert {v["status"] for v in told["verdicts"].values()} == {"passed"}
+    assert told["chosen"]["onnxruntime-cpu"]["by"] == "measurement"
+    for measurement in told["measurements"]:
+        samples = np.load(run / measurement["samples"])
+        assert measurement["warm"]["median_s"] == pytest.approx(np.median(samples), rel=1e-6)
+    assert (run / "report.html").stat().st_size > 5000
+
+
+def test_scores_are_what_the_runtime_gives_on_the_test_samples(run):
+    import onnxruntime
+
+    from edgekd import data, recipe
+
+    test = data.load(recipe.Data(source="digits"), None, seed=0).test
+    batch = test.take(np.arange(len(test)))
+    for variant in ("fp32", "int8"):
+        session = onnxruntime.InferenceSession(run / "targets" / "onnxruntime-cpu" / variant / "model.onnx", providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {"image": batch["image"]})
+        accuracy = float((logits.argmax(1) == batch["label"]).mean())
+        assert manifest(run)["verdicts"][f"onnxruntime-cpu/{variant}"]["scores"]["runtime"] == pytest.approx(accuracy)
+
+
+def test_again_everything_is_cached_and_quick(run):
+    before = shipped(run)
+    start = time.monotonic()
+    done = compress(run)
+    seconds = time.monotonic() - start
+    assert done.returncode == 0
+    assert all(stage["cached"] for stage in manifest(run)["stages"])
+    assert shipped(run) == before
+    assert seconds < 15  # a loaded machine; README says what a quiet one takes
+
+
+def test_a_cached_run_imports_neither_torch_nor_a_runtime(copy):
+    code = (
+        "import sys\n"
+        f"sys.argv = ['edgekd', 'compress', 'models/digits', '-o', {str(copy)!r}, *{settings()!r}]\n"
+        "from edgekd.cli import main\n"
+        "main()\n"
+        "print('HEAVY', sorted({'torch', 'onnxruntime', 'nncf', 'transformers', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_only_what_a_setting_touches_is_made_again(copy):
+    assert compress(copy, "quantize.int8.calibration.samples=64").returncode == 0
+    made = [stage["name"] for stage in manifest(copy)["stages"] if not stage["cached"]]
+    assert made == ["quantize/int8", "export/onnxruntime-cpu/int8", "verify/onnxruntime-cpu/int8", "bench/onnxruntime-cpu"]
+
+
+def test_a_damaged_artifact_is_made_again(copy):
+    before = shipped(copy)
+    model = copy / "targets" / "onnxruntime-cpu" / "int8" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-100])
+    assert compress(copy).returncode == 0
+    assert shipped(copy) == before
+
+
+def test_over_the_gate_is_exit_3_and_everything_is_kept(copy):
+    before = shipped(copy)
+    done = compress(copy, "gate.max_drop=0")  # two epochs: the student is worse than its teacher
+    assert done.returncode == 3
+    assert "failed the gate" in done.stderr
+    told = manifest(copy)
+    assert {v["status"] for v in told["verdicts"].values()} == {"failed"}
+    assert {v["lost_at"] for v in told["verdicts"].values()} == {"student"}
+    assert told["chosen"]["onnxruntime-cpu"]["variant"] is None
+    assert shipped(copy) == before
+    assert "failed" in (copy / "report.html").read_text()
+
+
+def test_a_run_of_another_recipe_is_refused_and_untouched(copy):
+    before = {f: f.read_bytes() for f in copy.rglob("*") if f.is_file()}
+    done = compress(copy, "data.source=/somewhere/else.parquet")
+    assert done.returncode == 2
+    assert "else.parquet" in done.stderr
+    assert {f: f.read_bytes() for f in copy.rglob("*") if f.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("distill.objectives.0.kind=features", "student"),
+        ("data.source=/no/such/folder", "/no/such/folder"),
+        ("student.arguments.widht=3", "widht"),
+        ("quantize.int8.weights.bits=3", "3 bits"),
+        ("quantize.int8.keep=[nonsense]", "nonsense"),
+        ("teacher.classes=[a, b]", "classes"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_a_finished_run_is_touched(copy, setting, says):
+    before = {f: f.read_bytes() for f in copy.rglob("*") if f.is_file() and ".partial" not in f.parts}
+    done = compress(copy, setting)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {f: f.read_bytes() for f in copy.rglob("*") if f.is_file() and ".partial" not in f.parts} == before
+
+
+def test_the_verbs_one_by_one_make_the_same_files(run, tmp_path):
+    out = tmp_path / "steps"
+    early = edgekd("quantize", str(out))
+    assert early.returncode == 2
+    assert edgekd("distill", "models/digits", "-o", str(out), *settings()).returncode == 0
+    too_early = edgekd("export", str(out))
+    assert too_early.returncode == 2
+    assert "edgekd quantize" in too_early.stderr
+    for verb in ("quantize", "export", "verify", "bench", "report"):
+        done = edgekd(verb, str(out))
+        assert done.returncode == 0, (verb, done.stderr)
+    assert shipped(out) == shipped(run)
+    assert (out / "report.html").is_file()
+
+
+def test_check_py_works_where_the_artifact_is_carried(run, tmp_path):
+    shutil.copytree(run / "targets" / "onnxruntime-cpu" / "fp32", tmp_path / "device")
+    done = subprocess.run([sys.executable, "-I", "check.py", "--json"], cwd=tmp_path / "device", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants_it_ends_with_the_same_bytes(run, tmp_path):
+    """The short form of tools/kill_and_resume.py."""
+    out, instants = tmp_path / "killed", random.Random(1)
+    command = [sys.executable, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings("distill.checkpoint_minutes=0")]
+    for _ in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(instants.uniform(1, 9))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert shipped(out) == shipped(run)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_exit_130_and_resumable(run, tmp_path):
+    out = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "teacher_cache").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "goes on from there" in told
+    assert "Traceback" not in told
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert shipped(out) == shipped(run)
+
+
+def test_a_full_disk_is_one_message(tmp_path):
+    home = tmp_path / "small"
+    home.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(home)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("cannot mount a small file system here (needs root)")
+    try:
+        done = compress(home / "run")
+        assert done.returncode == 2, done.stderr
+        assert "disk is full" in done.stderr or "free" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", str(home)], check=True)
+
+
+# --- a pair that is nowhere in the repository --------------------------------------------------
+
+RESNET = """
+import torch
+from torch import nn
+
+
+class Basic(nn.Module):
+    def __init__(self, inside, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.down = nn.Sequential(nn.Conv2d(inside, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if inside != width else nn.Identity()
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(y)) + self.down(x))
+
+
+class ResNet(nn.Module):
+    def __init__(self, widths, classes):
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.layers = nn.Sequential(*(Basic(a, b, 2) for a, b in zip(widths, widths[1:])))
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x):
+        return self.head(self.layers(self.stem(x)).mean((2, 3)))
+
+
+def big(num_classes):
+    return ResNet((16, 32, 64), num_classes)
+
+
+def small(num_classes):
+    return ResNet((8, 12), num_classes)
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """Colour pictures with a class one can see (which third is bright), as parquet; a ResNet with weights in a safetensors file."""
+    from datasets import Dataset
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    draw = np.random.default_rng(3)
+    rows: dict[str, list[Any]] = {"image": [], "label": []}
+    for i in range(360):
+        picture = draw.integers(0, 90, (24, 20, 3), dtype=np.uint8)
+        picture[8 * (i % 3) : 8 * (i % 3) + 8] += 120
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        rows["image"].append({"bytes": file.getvalue(), "path": None})
+        rows["label"].append(i % 3)
+    Dataset.from_dict(rows).to_parquet(tmp_path / "stripes.parquet")
+    (tmp_path / "nets.py").write_text(RESNET)
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {source: stripes.parquet}\n"
+        'teacher: {model: "py:nets.py:big", weights: big.safetensors}\n'
+        'student: {model: "py:nets.py:small"}\n'
+        "preprocess: {size: [24, 20], mean: [0.4, 0.4, 0.4], std: [0.2, 0.2, 0.2]}\n"
+        "train: {epochs: 4, batch_size: 32}\n"
+        "distill: {epochs: 12, batch_size: 32, learning_rate: 0.01}\n"
+        "quantize:\n- {name: fp32, method: none}\n- {name: int8, method: ptq, weights: {bits: 8}, activations: {bits: 8}}\n"
+        "gate: {max_drop: 0.05}\n"
+        "bench: {min_seconds: 0.05, min_count: 5}\n"
+    )
+    done = edgekd("train", "recipe.yaml", "-o", "teacher", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    from safetensors.torch import load_file
+
+    weights = load_file(tmp_path / "teacher" / "model" / "model.safetensors")
+    save_file({f"module.{name}": value for name, value in weights.items()}, tmp_path / "big.safetensors")  # as DDP saves it
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_foreign_pair_runs_unchanged(foreign):
+    done = edgekd("compress", "recipe.yaml", "-o", "run", cwd=foreign)
+    assert done.returncode == 0, done.stderr
+    told = manifest(foreign / "run")
+    assert told["scores"]["teacher"] > 0.95
+    assert told["scores"]["student"] > 0.9
+    assert {v["status"] for v in told["verdicts"].values()} == {"passed"}
+    assert told["artifacts"]["onnxruntime-cpu/int8"]["graphs"]["model"]["inputs"][0]["shape"][1:] == [24, 20, 3]
+
+
+@pytest.mark.slow
+def test_two_processes_compress_like_one(tmp_path):
+    """`accelerate launch -m edgekd`: the first process does everything but the training alone."""
+    out = tmp_path / "two"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*launch, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings()],
+        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = manifest(out)
+    assert told["training"]["processes"] == 2
+    assert {v["status"] for v in told["verdicts"].values()} == {"passed"}
