@@ -22,7 +22,7 @@ def ensure() -> Literal["absent", "native", "shimmed"]:
     if importlib.util.find_spec("torchvision") is None:
         return "absent"
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

@@ -24,7 +24,9 @@ def fingerprint(data: Data) -> str:
     sizes = {path: path.stat().st_size for path in found if path.is_file()}
     read = len(sizes) <= _OPEN_AT_MOST and sum(sizes.values()) <= _READ_AT_MOST
     root = found[0].parent if found else Path()
-    digest = hashlib.sha256(json.dumps(data.model_dump(mode="json", exclude={"source", "in_memory_gb"}), sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps(data.model_dump(mode="json", exclude={"source", "in_memory_gb"}), sort_keys=True).encode()
+    )
     digest.update(b"" if found else data.source.encode())
     for path, size in sizes.items():
         name = path.relative_to(root) if path.is_relative_to(root) else path

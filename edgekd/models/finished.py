@@ -10,7 +10,6 @@ from ..errors import BadInput
 from ..recipe import Model, Preprocess
 from .loaded import LoadedModel
 from .saving import CARD, CODE, WEIGHTS
-from .weights import load_weights
 
 _PLACES = (".", "student", "model")
 
@@ -41,7 +40,9 @@ def load(
         arguments={**card["arguments"], **config.arguments},
     )
     if loading.split(again.model, role)[0] == "folder":
-        raise BadInput(f"{folder / CARD}: its model is another run folder, {again.model}, which it should not be; train it again")
+        raise BadInput(
+            f"{folder / CARD}: its model is another run folder, {again.model}, which it should not be; train it again"
+        )
     return loading.load(
         again, role=role, num_classes=num_classes, image_shape=image_shape, shared=None, seed=0, need_weights=True
     )
@@ -71,4 +72,4 @@ def _card(reference: str) -> dict[str, Any]:
         raise BadInput(f"{folder / CARD}: damaged ({error}); train the model again") from None
     if missing:
         raise BadInput(f"{folder / CARD}: damaged (no {', '.join(sorted(missing))}); train the model again")
-    return card  # type: ignore[no-any-return]
+    return card

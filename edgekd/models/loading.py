@@ -103,4 +103,6 @@ def _make(
         trained = config.weights is None and transformers_model.has_weights(rest)
         return transformers_model.make(rest, arguments, num_classes, channels, trained, role)
     asked = bool(arguments.pop("pretrained", False)) or timm_model.names_weights(rest) or need_weights
-    return timm_model.make(rest, arguments, num_classes, channels, size or image_shape[:2], asked and config.weights is None, role)
+    return timm_model.make(
+        rest, arguments, num_classes, channels, size or image_shape[:2], asked and config.weights is None, role
+    )

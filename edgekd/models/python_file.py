@@ -50,17 +50,22 @@ def _function(file: Path, function: str) -> Callable[..., Any]:
         raise BadInput(f"no file {file}; write py:FILE.py:FUNCTION, the file relative to the recipe")
     name = "edgekd_user_" + hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and torch.export look their module up
     with _users_mistakes(file, "importing it"), _neighbours_importable(file.parent):
         spec.loader.exec_module(module)
     found = getattr(module, function, None)
     if not callable(found):
-        functions = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == name]
+        functions = [
+            n
+            for n, v in vars(module).items()
+            if callable(v) and not n.startswith("_") and getattr(v, "__module__", None) == name
+        ]
         there = f"there: {', '.join(functions)}" if functions else "it defines none"
         raise BadInput(f"{file}: no function `{function}`{nearest(function, functions)}; {there}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _offered(maker: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import BadInput, Missing
+from ..hub_access import prefer_cache_when_unreachable
 from ..names import nearest
 from ..recipe import Preprocess
 from .loaded import Made
 
 
 def make(
-    name: str, arguments: dict[str, Any], num_classes: int, channels: int, size: tuple[int, int] | None, trained: bool, role: str
+    name: str,
+    arguments: dict[str, Any],
+    num_classes: int,
+    channels: int,
+    size: tuple[int, int] | None,
+    trained: bool,
+    role: str,
 ) -> Made:
     """Make the network.
 
@@ -28,7 +35,11 @@ def make(
     if config is not None and config.fixed_input_size and size is not None and size != tuple(config.input_size[1:]):
         called_with.setdefault("img_size", size)
     if trained and (config is None or not config.has_weights):
-        raise BadInput(f"timm:{name}: timm has no trained weights for it; give `weights: FILE`, or choose one of {_tags(known)}")
+        raise BadInput(
+            f"timm:{name}: timm has no trained weights for it; give `weights: FILE`, or choose one of {_tags(known)}"
+        )
+    if trained:
+        prefer_cache_when_unreachable()
     try:
         net = timm.create_model(name, pretrained=trained, **called_with)
     except TypeError as error:
@@ -65,7 +76,9 @@ def _check(name: str) -> str:
     timm = _timm()
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise BadInput(f"timm:{name}: timm {timm.__version__} has no model `{architecture}`{nearest(architecture, timm.list_models())}")
+        raise BadInput(
+            f"timm:{name}: timm {timm.__version__} has no model `{architecture}`{nearest(architecture, timm.list_models())}"
+        )
     if tag and name not in timm.list_pretrained(f"{architecture}.*"):
         raise BadInput(f"timm:{name}: no weights `{tag}` for {architecture}; there are {_tags(architecture)}")
     return architecture

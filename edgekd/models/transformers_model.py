@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import BadInput, Missing
+from ..hub_access import prefer_cache_when_unreachable
 from ..recipe import Preprocess
 from .loaded import Made
 
@@ -16,15 +17,17 @@ _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
 class Logits(nn.Module):
-    """A transformers classifier that returns its logits alone."""
+    """A transformers classifier (a PreTrainedModel) that returns its logits alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    model: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return (N, classes). pixel_values: (N, C, H, W), normalized."""
-        return self.model(pixel_values=pixel_values).logits  # type: ignore[no-any-return]
+        return self.model(pixel_values=pixel_values).logits
 
 
 def make(name: str, arguments: dict[str, Any], num_classes: int, channels: int, trained: bool, role: str) -> Made:
@@ -105,6 +108,10 @@ def _classes(config: Any) -> tuple[str, ...] | None:
 
 def _config(name: str) -> Any:
     transformers = _transformers()
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise BadInput(f"hf:{name}: no config.json in this folder; give one that save_pretrained() wrote")
+    if not Path(name).is_dir():
+        prefer_cache_when_unreachable()
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # ValueError, OSError or the hub client's own, by cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,9 @@ def _torch_file(file: Path) -> State:
             stored = stored[key]
             break
     if not isinstance(stored, dict) or not stored or not all(isinstance(v, torch.Tensor) for v in stored.values()):
-        raise BadInput(f"{file}: holds no state dict, neither by itself nor as {', '.join(_WRAPPED_IN)}; save model.state_dict()")
+        raise BadInput(
+            f"{file}: holds no state dict, neither by itself nor as {', '.join(_WRAPPED_IN)}; save model.state_dict()"
+        )
     return {str(k): v for k, v in stored.items()}
 
 
@@ -103,14 +105,10 @@ def _renamings(state: State) -> Iterable[State]:
         prefix = next((p for p in _PREFIXES if all(k.startswith(p) for k in bare)), None)
         if prefix is None:
             break
-        bare = _renamed(bare, lambda k, p=prefix: k.removeprefix(p))
+        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
         yield bare
     for prefix in _PREFIXES:
-        yield _renamed(state, lambda k, p=prefix: p + k)
-
-
-def _renamed(state: State, change: Callable[[str], str]) -> State:
-    return {change(name): value for name, value in state.items()}
+        yield {prefix + name: value for name, value in state.items()}
 
 
 def _is_torchscript(file: Path) -> bool:

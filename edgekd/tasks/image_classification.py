@@ -42,7 +42,9 @@ class ImageClassification:
         sizes = [size for size in map(size_of, wanted.values()) if size is not None]
         size = (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
         open_ = Preprocess()
-        leading = next((p for p in reversed(wanted.values()) if (p.crop, p.interpolation) != (open_.crop, open_.interpolation)), open_)
+        leading = next(
+            (p for p in reversed(wanted.values()) if (p.crop, p.interpolation) != (open_.crop, open_.interpolation)), open_
+        )
         return data.load(
             recipe.data, size, recipe.seed, channels=channels, crop=leading.crop, interpolation=leading.interpolation
         )

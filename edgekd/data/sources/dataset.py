@@ -72,5 +72,7 @@ def _pixels(stored: Any, where: str) -> np.ndarray:
         values = np.asarray(0)
     fits = values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))
     if not fits or values.dtype.kind not in "iuf" or not ((values >= 0) & (values <= 255)).all():
-        raise BadInput(f"{where}: neither a picture nor its bytes, path or pixels (rows of 0-255); name the column with data.image")
+        raise BadInput(
+            f"{where}: neither a picture nor its bytes, path or pixels (rows of 0-255); name the column with data.image"
+        )
     return values.astype(np.uint8)

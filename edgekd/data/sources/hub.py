@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ...errors import BadInput
+from ...hub_access import prefer_cache_when_unreachable
 from ...names import nearest
 from ...recipe import Data
 from ..records import Source
@@ -29,6 +30,7 @@ def read(data: Data) -> Source:
     _check(data.source)
     import datasets
 
+    prefer_cache_when_unreachable()
     try:
         found = datasets.load_dataset(data.source, data.config)
     except Exception as error:  # datasets raises anything from ValueError to its own and requests' errors here

@@ -35,7 +35,9 @@ def read(data: Data) -> Source:
     for role, (images_file, labels_file) in _pairs(data).items():
         images, labels = _array(images_file, 3), _array(labels_file, 1)
         if len(images) != len(labels):
-            raise BadInput(f"{images_file} has {len(images)} pictures and {labels_file} {len(labels)} labels: they do not match")
+            raise BadInput(
+                f"{images_file} has {len(images)} pictures and {labels_file} {len(labels)} labels: they do not match"
+            )
         splits[role] = _records(images, labels, images_file)
     return Source(splits)
 
@@ -81,5 +83,7 @@ def _array(file: Path, axes: int) -> np.ndarray:
     start = 4 + 4 * axes
     shape = struct.unpack(f">{axes}I", content[4:start]) if len(content) >= start else (0,) * axes
     if len(content) != start + math.prod(shape):
-        raise BadInput(f"{file}: {len(content):,} bytes, where its header says {start + math.prod(shape):,}: cut off; fetch it again")
+        raise BadInput(
+            f"{file}: {len(content):,} bytes, where its header says {start + math.prod(shape):,}: cut off; fetch it again"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

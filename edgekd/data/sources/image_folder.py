@@ -56,7 +56,9 @@ def _classes(root: Path) -> dict[str, list[Path]]:
 
 def _records(root: Path) -> Records:
     samples = [(path, name) for name, paths in _classes(root).items() for path in paths]
-    return Records([name for _, name in samples], lambda i: decode(samples[i][0], str(samples[i][0])), lambda i: str(samples[i][0]))
+    return Records(
+        [name for _, name in samples], lambda i: decode(samples[i][0], str(samples[i][0])), lambda i: str(samples[i][0])
+    )
 
 
 def _folders(root: Path) -> list[Path]:

@@ -32,7 +32,8 @@ def read(data: Data) -> Source:
         except Exception as error:  # datasets wraps whatever pyarrow raises in errors of its own
             raise BadInput(f"{groups[name][0]}: cannot be read as parquet ({_cause(error)})") from None
     return Source(
-        {role: records_of(dataset, data, f"{data.source} ({role})") for role, dataset in loaded.items()}, shared_classes(loaded, data)
+        {role: records_of(dataset, data, f"{data.source} ({role})") for role, dataset in loaded.items()},
+        shared_classes(loaded, data),
     )
 
 

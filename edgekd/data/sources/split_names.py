@@ -29,7 +29,9 @@ def assign(available: Iterable[str], data: Data) -> dict[str, str]:
             if asked not in names:
                 raise BadInput(f"data.{role}: {data.source} has no split `{asked}`{nearest(asked, names)}; there: {there}")
             if asked in roles.values():
-                raise BadInput(f"data.{role}: split `{asked}` is used twice; samples to train on cannot also measure the result")
+                raise BadInput(
+                    f"data.{role}: split `{asked}` is used twice; samples to train on cannot also measure the result"
+                )
             roles[role] = asked
     free = {name.lower(): name for name in names if name not in roles.values()}
     for role in ROLES:

@@ -46,7 +46,9 @@ def _groups(data: Data) -> dict[str, list[Path]]:
 
 def _records(tables: list[Path], data: Data) -> Records:
     rows = [(path, label, f"{table}, row {n}") for table in tables for n, (path, label) in enumerate(_rows(table, data), 1)]
-    return Records([label for _, label, _ in rows], lambda i: decode(rows[i][0], f"{rows[i][2]}: {rows[i][0]}"), lambda i: rows[i][2])
+    return Records(
+        [label for _, label, _ in rows], lambda i: decode(rows[i][0], f"{rows[i][2]}: {rows[i][0]}"), lambda i: rows[i][2]
+    )
 
 
 def _rows(table: Path, data: Data) -> list[tuple[Path, Any]]:
@@ -81,6 +83,6 @@ def _jsonl(table: Path) -> list[dict[str, Any]]:
                 except json.JSONDecodeError as error:
                     raise BadInput(f"{table}, line {number}: not JSON ({error})") from None
                 if not isinstance(row, dict):
-                    raise BadInput(f"{table}, line {number}: not a JSON object, such as {{\"image\": \"a.png\", \"label\": 0}}")
+                    raise BadInput(f'{table}, line {number}: not a JSON object, such as {{"image": "a.png", "label": 0}}')
                 rows.append(row)
     return rows
