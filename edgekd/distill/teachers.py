@@ -36,7 +36,7 @@ class Teacher(Protocol):
         """Return the outputs for the samples at those positions of the training split; batch: the same, in that view."""
 
     def example(self) -> Tensors:
-        """Return tensors shaped as the outputs for one sample."""
+        """Return tensors shaped as the outputs for two samples."""
 
     def close(self) -> None:
         """Let go of the teacher."""
@@ -44,7 +44,7 @@ class Teacher(Protocol):
 
 def of(
     goals: Sequence[Objective], teacher: LoadedModel | None, train: Split, task: Task, settings: recipe.Training, seed: int,
-    cache: Path, accelerator: Accelerator,
+    cache: Path, accelerator: Accelerator, device: torch.device,
 ) -> Teacher:  # fmt: skip
     """Return the teacher that the objectives and settings ask for; the first process makes the cache where it is not there."""
     outputs = teacher_cache.wanted_outputs(goals)
@@ -53,13 +53,13 @@ def of(
     if teacher is None:
         raise BadInput(f"objective `{next(g.name for g in goals if g.needs_teacher)}` needs a teacher: add `teacher: {{model: ...}}`")
     if not isinstance(settings, recipe.Distill) or settings.teacher == "live":
-        return LiveTeacher(teacher, task, train, outputs, accelerator.device)
+        return LiveTeacher(teacher, task, train, outputs, device)
     key = teacher_cache.key(teacher, train, settings, seed, outputs)
     if accelerator.is_main_process:
-        teacher_cache.build(teacher, train, task, settings, cache, key, device=accelerator.device)
+        teacher_cache.build(teacher, train, task, settings, cache, key, device=device)
     if accelerator.num_processes > 1:
         cache = Path(broadcast_object_list([str(cache)])[0])
-    return CachedTeacher(teacher_cache.open(cache, key, verify=False), accelerator.device)
+    return CachedTeacher(teacher_cache.open(cache, key, verify=False), device)
 
 
 class NoTeacher:
@@ -91,7 +91,7 @@ class CachedTeacher:
         return self.cache.read(view, positions, self.device)
 
     def example(self) -> Tensors:
-        return {name: torch.zeros(1, *shape) for name, shape in self.cache.shapes().items()}
+        return {name: torch.zeros(2, *shape) for name, shape in self.cache.shapes().items()}
 
     def close(self) -> None:
         pass
@@ -102,9 +102,9 @@ class LiveTeacher:
 
     def __init__(self, teacher: LoadedModel, task: Task, train: Split, outputs: Sequence[str], device: torch.device) -> None:
         self.module = teacher.module.to(device).eval().requires_grad_(False)
-        self.task, self.train, self.device = task, train, device
-        two = {name: torch.from_numpy(values).to(device) for name, values in train.take(np.arange(2)).items()}
-        channels_last(self.module, lambda: task.forward(self.module, two))
+        self.task = task
+        self.two = {name: torch.from_numpy(values).to(device) for name, values in train.take(np.arange(2)).items()}
+        channels_last(self.module, lambda: task.forward(self.module, self.two))
         self.taps = Taps(teacher.module, [name for name in outputs if name != "logits"], "teacher")
 
     def view(self, epoch: int) -> int:
@@ -117,8 +117,7 @@ class LiveTeacher:
         return {**outputs, **self.taps.outputs}
 
     def example(self) -> Tensors:
-        one = {name: torch.from_numpy(values).to(self.device) for name, values in self.train.take(np.arange(1)).items()}
-        return {name: tensor.cpu() for name, tensor in self(0, np.arange(1), one).items()}
+        return {name: tensor.cpu() for name, tensor in self(0, np.arange(2), self.two).items()}
 
     def close(self) -> None:
         self.taps.close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Trainee(nn.Module):
     """Computes a batch's loss. One module, so that DistributedDataParallel and the optimizer see all that is trained.
 
-    example: a batch of two samples, and teacher: the teacher's outputs for one; both only for their shapes.
+    example: a batch of two samples, teacher: the teacher's outputs for two; both only for their shapes.
     """
 
     def __init__(
@@ -55,3 +55,11 @@ class Trainee(nn.Module):
         total = sum(term if weight == 1 else term * weight for term, weight in zip(terms, weights, strict=True))
         assert isinstance(total, torch.Tensor)  # there is at least one objective
         return total, torch.stack([term.detach() for term in terms])
+
+    def leaves_out(self, example: dict[str, torch.Tensor], teacher: dict[str, torch.Tensor]) -> bool:
+        """Say whether the objectives leave parts of the student without a gradient."""
+        self.eval()
+        self(example, teacher)[0].backward()
+        missing = any(p.requires_grad and p.grad is None for p in self.parameters())
+        self.zero_grad()
+        return missing

@@ -10,7 +10,6 @@ import dataclasses
 import math
 import random
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -91,16 +90,19 @@ class _Fit:
         self.accelerator = _accelerator()
         stack.callback(self.accelerator.free_memory)
         self.processes = self.accelerator.num_processes
-        device = self.accelerator.device
+        # Plain "cpu": accelerate's is "cpu:0" in a distributed run, which .to() takes for another place and copies to.
+        device = self.device = torch.device("cpu") if self.accelerator.device.type == "cpu" else self.accelerator.device
         default = settings.objectives if isinstance(settings, recipe.Distill) else (recipe.TaskLoss(),)
         self.goals = objectives.resolve(tuple(entries or default))
         self.sizes = batches.sizes(len(splits.train), settings.batch_size, self.processes)
         self.samples = Samples(splits.train, settings.augment, seed, device)
-        self.teach = teachers.of(self.goals, teacher, splits.train, task, settings, seed, cache or folder / "teacher_cache", self.accelerator)
+        self.teach = teachers.of(self.goals, teacher, splits.train, task, settings, seed, cache or folder / "teacher_cache", self.accelerator, device)
         stack.callback(self.teach.close)
         example = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(2)).items()}
         self.trainee = Trainee(student, task, self.goals, settings.label_smoothing, seed, example, self.teach.example())
         stack.callback(self.trainee.taps.close)
+        if self.processes > 1:
+            self.accelerator.ddp_handler.find_unused_parameters = self.trainee.leaves_out(example, self.teach.example())
         optimizer = optimizer_of(self.trainee, settings)
         self.model, self.optimizer = self.accelerator.prepare(self.trainee, optimizer)
         self.average = Average(student.module, settings.average) if settings.average else None
@@ -172,7 +174,7 @@ class _Fit:
     def _step(self, step: int, positions: np.ndarray, read: dict[str, torch.Tensor]) -> torch.Tensor:
         """Move the weights once; return this process's part of the mean of each term."""
         number = self.state.epoch * len(self.sizes) + step
-        _reseed(self.seed, number, self.accelerator.process_index, self.accelerator.device)
+        _reseed(self.seed, number, self.accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(step)
         view = self.teach.view(self.state.epoch)
@@ -235,7 +237,7 @@ class _Fit:
         """Return score and loss on the validation split, computed by the first process."""
         found = [0.0, 0.0]
         if self.accelerator.is_main_process:
-            runner = torch_runner(self.task.graphs(self.judged, self.splits), str(self.accelerator.device))
+            runner = torch_runner(self.task.graphs(self.judged, self.splits), str(self.device))
             split = self.splits.validation
             with bar("validation", len(split)) as advance:
                 made = self.task.evaluate(runner, split, advance=advance)
@@ -331,18 +333,13 @@ class _Fit:
 
 
 def _accelerator() -> Accelerator:
-    accelerator = Accelerator(
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=True),  # an objective may leave parts of the student out
-            InitProcessGroupKwargs(timeout=timedelta(days=1)),  # the others wait while the first one caches the teacher
-        ]
-    )
+    # A long timeout: the others wait while the first one caches the teacher.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=timedelta(days=1))])
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise BadInput(
             f"accelerate is configured for {accelerator.distributed_type.value}, which splits a model over devices; students "
             "here fit on one: choose MULTI_GPU or MULTI_CPU in `accelerate config`"
         )
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     return accelerator
 
 
