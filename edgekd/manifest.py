@@ -126,7 +126,8 @@ def choose(
         why = f"the fastest of {len(timed)} that passed, {ms}" if others else f"the only one that passed, {ms}"
         said = [c["verdict"] for c in comparisons if c.get("target") == target.name]
         return {"variant": best, "why": why + (f"; {said[0]}" if said else ""), "by": "measurement"}
-    order = [v for wanted in target.prefer for v in passed if v == wanted]
+    labels = {v.name: v.scheme.label for v in plan.recipe.quantize}
+    order = [v for wanted in target.prefer for v in passed if labels[v] == wanted]
     best = (order or sorted(passed, key=lambda v: _bytes(plan, target, v)))[0]
     return {"variant": best, "why": f"not measured here; `{target.name}` prefers {best}", "by": "rule"}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import data, host, run_folder
+from . import data, host, quantize, run_folder
 from .backends import BACKENDS, backend_of
 from .errors import BadInput, Missing
 from .recipe import Model, Recipe
@@ -25,7 +25,7 @@ _CODE = {
     "graphs": ("export/onnx.py", "export/graph.py", "models.py", "models", "preprocess.py", "tasks"),
     "quantize": ("quantize",),
     "export": ("export", "backends"),
-    "verify": ("verify.py", "parity.py", "divergence.py", "backends"),
+    "verify": ("verify.py", "verdict.py", "parity.py", "divergence.py", "backends"),
     "bench": ("bench", "backends"),
 }
 _PACKAGES = {
@@ -92,6 +92,9 @@ def plan(recipe: Recipe, out: Path, recipe_file: str = "") -> Plan:
         if len(mine) == len(recipe.quantize):
             reasons = "\n".join(f"  {r.variant}: {r.reason}" for r in mine)
             raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}")
+    for variant in recipe.quantize:
+        if reason := quantize.refuses(variant):
+            raise BadInput(f"quantize `{variant.name}`: {reason}")
     _need_packages(targets)
     check_files(recipe)
     return Plan(recipe, out, targets, tuple(_steps(recipe, targets, refusals)), refusals, recipe_file)
