@@ -23,7 +23,7 @@ GRAPHS = {
 SIZES = {"fp32": 182_344, "int8": 61_207, "w8": 58_950, "int8-broken": 61_207}
 STUDENT = 0.9208
 RUNTIME = {"fp32": 0.9208, "int8": 0.9199, "w8": 0.9203, "int8-broken": 0.8741}
-SECONDS = {"fp32": 412e-6, "int8": 247e-6, "w8": 421e-6, "int8-broken": 246e-6}
+SECONDS = {"fp32": 412e-6, "int8": 247e-6, "w8": 561e-6, "int8-broken": 246e-6}
 
 
 def _recipe() -> dict[str, Any]:
@@ -109,8 +109,8 @@ def _not_verified() -> dict[str, Any]:
 
 
 def _samples(variant: str) -> np.ndarray:
-    random = np.random.default_rng(len(variant))
-    block = np.exp(random.normal(0, 0.012, (20, 1)))
+    random = np.random.default_rng(sum(map(ord, variant)))
+    block = np.exp(random.normal(0, 0.035, (20, 1)))
     calls = SECONDS[variant] * block * np.exp(np.abs(random.normal(0, 0.03, (20, 150))))
     return np.where(random.random(calls.shape) < 0.004, calls * random.uniform(2, 30, calls.shape), calls)
 
@@ -199,7 +199,7 @@ def _build() -> dict[str, Any]:
         "refused": [{"target": PHONE, "variant": "w8", "reason": "Raspberry Pi 5 cannot store w8: it stores fp32, w8a8. Change the bits or the target"}],
         "verdicts": {f"{t}/{v}": _verdict(v) if t == CPU else _not_verified() for t, v in pairs},
         "chosen": {
-            CPU: {"variant": "int8", "why": f"the fastest of 3 that passed, 0.252 ms warm median; {_comparison('int8')['verdict']}", "by": "measurement"},
+            CPU: {"variant": "int8", "why": f"the fastest of 3 that passed, 0.255 ms warm median; {_comparison('int8')['verdict']}", "by": "measurement"},
             PHONE: {"variant": None, "why": "no variant passed the gate", "by": "rule"},
         },
         "measurements": [_measurement(name, digests[name]) for name in names],

@@ -1,0 +1,100 @@
+"""Numbers as a person reads them. What is not there is a dash."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+DASH = "–"
+MINUS = "−"
+THIN = "\u202f"  # narrow no-break space, between number and unit
+
+
+def size(count: float | None) -> str:
+    """Bytes: 1 KB is 1000 bytes.
+
+    >>> size(61207)
+    '61.2\\u202fKB'
+    """
+    if count is None:
+        return DASH
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 999.5 or unit == "GB":
+            return f"{count:.3g}{THIN}{unit}" if count < 999.5 else f"{count:,.0f}{THIN}{unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def duration(seconds: float | None, plain: bool = False) -> str:
+    """Seconds of one call, three digits: 247 us, 1.52 ms, 2.30 s. plain: without trailing zeros."""
+    if seconds is None:
+        return DASH
+    write = (lambda v: f"{v:.3g}") if plain else digits
+    for scale, unit in ((1e-6, "µs"), (1e-3, "ms")):
+        if seconds < 999.5 * scale:
+            return f"{write(seconds / scale)}{THIN}{unit}"
+    return f"{write(seconds)}{THIN}s"
+
+
+def clock(seconds: float) -> str:
+    """Seconds of a stage: 0.4 s, 1 min 44 s, 2 h 5 min."""
+    if seconds < 59.95:
+        return f"{seconds:.1f}{THIN}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{THIN}min {rest}{THIN}s"
+    return f"{minutes // 60}{THIN}h {minutes % 60}{THIN}min"
+
+
+def digits(value: float, count: int = 3) -> str:
+    """Return `count` significant digits, never in exponent form for what has few zeros."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else DASH
+    places = count - 1 - math.floor(math.log10(abs(value)))
+    if places > 8 or places < -8:
+        return f"{value:.{count - 1}e}"
+    return f"{round(value, places):,.{max(0, places)}f}"
+
+
+def number(value: float | None) -> str:
+    """A count with thousands separated, or 1.25 M."""
+    if value is None:
+        return DASH
+    if value >= 1e6:
+        return f"{digits(value / 1e6)}{THIN}M"
+    return f"{value:,.0f}"
+
+
+def times(ratio: float) -> str:
+    """A ratio: 1.31x, 12x."""
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+class Metric:
+    """How the run's metric is written: a share such as accuracy in percent and points, anything else as it is."""
+
+    def __init__(self, metric: dict[str, Any]) -> None:
+        self.name: str = metric["name"]
+        self.higher_is_better: bool = metric["higher_is_better"]
+        self.share = any(word in self.name.lower() for word in ("accuracy", "recall", "precision", "iou", "top-"))
+
+    def score(self, value: float | None, places: int = 2) -> str:
+        """A score: 91.99 %."""
+        if value is None or not math.isfinite(value):
+            return DASH
+        return f"{100 * value:.{places}f}{THIN}%" if self.share else digits(value, 4)
+
+    def drop(self, value: float | None, unit: bool = True) -> str:
+        """A loss, positive is worse, as the change that the reader sees: −0.63 points."""
+        if value is None or not math.isfinite(value):
+            return DASH
+        change = -value if self.higher_is_better else value
+        text = f"{abs(100 * change):.2f}" if self.share else digits(abs(change), 3)
+        sign = "" if float(text.replace(",", "")) == 0 else "+" if change > 0 else MINUS
+        return f"{sign}{text}" + (f"{THIN}points" if self.share and unit else "")
+
+    def gate(self, value: float) -> str:
+        """The largest drop allowed: 1 point, 0.5 points."""
+        if not self.share:
+            return digits(value)
+        return f"{100 * value:g}{THIN}point{'' if value == 0.01 else 's'}"
