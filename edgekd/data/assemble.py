@@ -45,17 +45,7 @@ def load(
     channels = channels or _channels(source.splits["train"])
     height, width = fitted_size(_stored_size(first), size, crop)
     gigabytes = sum(len(chosen) for _, chosen in positions.values()) * height * width * channels / 1e9
-    identity = [
-        fingerprint(data),
-        source.identity,
-        seed,
-        height,
-        width,
-        channels,
-        crop,
-        interpolation,
-        data.model_dump(mode="json"),
-    ]
+    identity = [fingerprint(data), source.identity, seed, height, width, channels, crop, interpolation]
     made: dict[str, Split] = {}
     for role, (origin, chosen) in positions.items():
         records = source.splits[origin]

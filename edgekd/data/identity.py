@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from ..recipe import Data
@@ -23,13 +24,12 @@ def fingerprint(data: Data) -> str:
     found = files(data)
     sizes = {path: path.stat().st_size for path in found if path.is_file()}
     read = len(sizes) <= _OPEN_AT_MOST and sum(sizes.values()) <= _READ_AT_MOST
-    root = found[0].parent if found else Path()
+    root = Path(os.path.commonpath([path.parent for path in found])) if found else Path()
     digest = hashlib.sha256(
         json.dumps(data.model_dump(mode="json", exclude={"source", "in_memory_gb"}), sort_keys=True).encode()
     )
     digest.update(b"" if found else data.source.encode())
     for path, size in sizes.items():
-        name = path.relative_to(root) if path.is_relative_to(root) else path
-        digest.update(f"\n{name.as_posix()} {size} ".encode())
+        digest.update(f"\n{path.relative_to(root).as_posix()} {size} ".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest() if read else str(path.stat().st_mtime_ns).encode())
     return digest.hexdigest()[:32]

@@ -41,13 +41,8 @@ class ImageClassification:
         channels = _channels(wanted)
         sizes = [size for size in map(size_of, wanted.values()) if size is not None]
         size = (max(h for h, _ in sizes), max(w for _, w in sizes)) if sizes else None
-        open_ = Preprocess()
-        leading = next(
-            (p for p in reversed(wanted.values()) if (p.crop, p.interpolation) != (open_.crop, open_.interpolation)), open_
-        )
-        return data.load(
-            recipe.data, size, recipe.seed, channels=channels, crop=leading.crop, interpolation=leading.interpolation
-        )
+        leading = _leading(wanted)
+        return data.load(recipe.data, size, recipe.seed, channels, leading.crop, leading.interpolation)
 
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher (None without one) and student, and check that each fits the data. Raises BadInput.
@@ -67,8 +62,11 @@ class ImageClassification:
         config: Model | None = getattr(recipe, role)
         if config is None:
             raise BadInput(f"the recipe has no {role}: add `{role}: {{model: ...}}`")
+        wanted = _wanted(recipe)
+        leading = _leading(wanted)
+        seen = wanted[role].model_copy(update={"crop": leading.crop, "interpolation": leading.interpolation})
         made = models.load(
-            config,
+            config.model_copy(update={"preprocess": seen}),
             role=role,
             num_classes=len(splits.classes),
             image_shape=splits.image_shape,
@@ -125,6 +123,13 @@ def _wanted(recipe: Recipe) -> dict[str, Preprocess]:
 
     configs: dict[str, Model | None] = {role: getattr(recipe, role) for role in ROLES}
     return {role: models.preprocess_of(config, recipe.preprocess, role) for role, config in configs.items() if config}
+
+
+def _leading(wanted: dict[str, Preprocess]) -> Preprocess:
+    """Return the preprocessing whose crop and interpolation hold for both models: the student's, unless it leaves both open."""
+    unsaid = Preprocess()
+    said = [p for p in wanted.values() if (p.crop, p.interpolation) != (unsaid.crop, unsaid.interpolation)]
+    return said[-1] if said else unsaid
 
 
 def _channels(wanted: dict[str, Preprocess]) -> int | None:

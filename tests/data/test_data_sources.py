@@ -303,6 +303,7 @@ def test_bad_data_is_told_in_one_message(make, words, tmp_path):
 
 def test_a_hub_that_cannot_be_reached_is_told_at_once(monkeypatch):
     import huggingface_hub.constants
+
     from edgekd import hub_access
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -324,12 +325,29 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     assert data.fingerprint(Data(source=str(table))) != first
 
 
-def test_the_fingerprint_does_not_depend_on_where_the_files_lie(tmp_path):
+@pytest.mark.parametrize("put", [put_csv, put_folder])
+def test_fingerprints_do_not_depend_on_where_the_files_lie(put, tmp_path):
     found = []
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
-        found.append(data.fingerprint(Data(source=str(put_csv(tmp_path / place)))))
+        source = Data(source=str(put(tmp_path / place)))
+        found.append((data.fingerprint(source), data.load(source, None, 0).train.fingerprint))
     assert found[0] == found[1]
+
+
+def test_a_split_fingerprint_follows_all_that_changes_its_pictures(tmp_path):
+    source = Data(source=str(put_csv(tmp_path)))
+    made = [
+        data.load(source, None, 0),
+        data.load(source, (4, 4), 0),
+        data.load(source, (4, 4), 0, channels=1),
+        data.load(source, (4, 4), 0, crop=0.5),
+        data.load(source, (4, 4), 0, interpolation="nearest"),
+        data.load(source, None, 1),
+        data.load(source.model_copy(update={"limit": 9}), None, 0),
+    ]
+    assert len({splits.train.fingerprint for splits in made}) == len(made)
+    assert data.load(source.model_copy(update={"in_memory_gb": 0}), None, 0).train.fingerprint == made[0].train.fingerprint
 
 
 def test_the_fingerprint_needs_no_torch():
