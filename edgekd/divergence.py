@@ -12,6 +12,8 @@ import numpy as np
 from .parity import compare
 
 if TYPE_CHECKING:
+    import onnx
+
     from .export.graph import Arrays, Graph
 
 SAMPLES = 4
@@ -112,8 +114,12 @@ def first(
     """
     import onnx
 
+    from .quantize.keep import stem
+
     made = file_tensors(file, inputs)
-    for node in onnx.load(str(file), load_external_data=False).graph.node:
+    model = onnx.load(str(file), load_external_data=False)
+    before_the_network = set(stem(model))
+    for node in model.graph.node:
         for name in node.output:
             if name not in reference or name not in made:
                 continue
@@ -121,14 +127,17 @@ def first(
             far = max_error is not None and not apart.relative <= max_error
             if far or (min_sqnr_db is not None and not apart.sqnr_db >= min_sqnr_db):
                 told = apart.record()
-                inside = modules.get(node.name)
-                return Divergence(
-                    inside[0] if inside else None,
-                    node.name,
-                    node.op_type,
-                    name,
-                    told["relative"],
-                    told["sqnr_db"],
-                    told["reason"],
-                )
+                module = _module(node, model, modules) or ("preprocessing" if node.name in before_the_network else None)
+                return Divergence(module, node.name, node.op_type, name, told["relative"], told["sqnr_db"], told["reason"])
     return None
+
+
+def _module(node: onnx.NodeProto, model: onnx.ModelProto, modules: Mapping[str, list[str]]) -> str | None:
+    """Name the module of a node. One that quantization put in belongs to the layer it feeds (weights) or comes from (activations)."""
+    makers = {name: other for other in model.graph.node for name in other.output}
+    takers = {name: other for other in reversed(model.graph.node) for name in other.input}
+    on = takers if node.op_type == "DequantizeLinear" and node.input[0] not in makers else makers
+    reached: onnx.NodeProto | None = node
+    while reached is not None and reached.name not in modules:
+        reached = on.get(reached.output[0] if on is takers else reached.input[0])
+    return next(iter(modules[reached.name]), None) if reached is not None else None

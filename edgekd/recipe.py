@@ -261,7 +261,7 @@ class Gate(Strict):
 
     max_drop: float = Field(0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime")
     max_error: float = Field(
-        1e-3, gt=0, description="full precision: largest difference between torch, file and runtime, relative to the largest output"
+        2e-4, gt=0, description="full precision: largest difference between torch, file and runtime, relative to the largest output"
     )
     min_sqnr_db: float = Field(
         25.0, description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file"

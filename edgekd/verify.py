@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import divergence
 from .backends import backend_of
-from .errors import BadInput
 from .export import artifact as artifacts
 from .export.graph import torch_runner
-from .parity import Parity, compare, paired_interval
+from .parity import Parity, compare
 from .quantize.variant import Variant, file_runner
 from .tasks import Evaluation
+from .verdict import Verdict, Wrong, decide, not_verified
 
 if TYPE_CHECKING:
+    from .backends import Session
     from .data import Split
     from .export.artifact import Artifact
     from .export.graph import Arrays, Graph, Runner
@@ -29,40 +30,6 @@ if TYPE_CHECKING:
     from .recipe import Gate
     from .targets import Target
     from .tasks import Task
-
-STAGES = ("teacher", "student", "variant", "file", "runtime")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether an artifact may ship, and why.
-
-    status: passed, failed or not_verified. by: what executed the runtime stage ("runtime", or None). reason: in words.
-    lost_at: the stage that lost the accuracy, or whose outputs depart from the stage before.
-    scores: stage -> the metric. drop: from the first stage to the runtime, positive is worse; interval: its 95% bootstrap interval.
-    parity: stage -> how far its outputs lie from the stage before ({max_abs, relative, sqnr_db, reason}).
-    """
-
-    status: str
-    by: str | None
-    reason: str
-    lost_at: str | None = None
-    metric: str | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    drop: float | None = None
-    interval: tuple[float, float] | None = None
-    parity: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    samples: int = 0
-    first_divergence: Mapping[str, Any] | None = None
-    providers: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        return self.status == "passed"
-
-    def record(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
@@ -88,27 +55,29 @@ class Question:
 
 
 def verify(asked: Question) -> Verdict:
-    """Judge one artifact. Never raises for what is wrong with the artifact: that is the verdict."""
+    """Judge one artifact. What is wrong with it is the verdict, not an exception."""
+    metric = asked.task.metric if asked.task and asked.split else None
     evaluations = {name: e for name in ("teacher", "student") if (e := getattr(asked, name)) is not None}
     backend = backend_of(asked.target.backend)
     if reason := backend.missing() or asked.target.elsewhere():
-        return _verdict(asked, evaluations, {}, [], not_verified=reason)
-    wrong = _wrong_from_outside(asked)
+        return not_verified(reason, metric, evaluations)
+    wrong, providers = _wrong_from_outside(asked), Counter[str]()
+    parity: dict[str, Parity] = {}
+    stage = "variant"
     try:
-        variant = _variant(asked)
-        evaluations["variant"] = variant
-    except BadInput as error:
-        return _verdict(asked, evaluations, {}, [("variant", str(error)), *wrong])
-    try:
-        file = variant if _same_files(asked) else _evaluate(asked, file_runner(asked.artifact.graphs, asked.target.backend))
-        evaluations["file"] = file
-        sessions: dict[str, Any] = {}
-        evaluations["runtime"] = _evaluate(asked, _runtime(asked, sessions))
-        providers = {name: nodes for session in sessions.values() for name, nodes in session.providers.items()}
-    except Exception as error:  # whatever the runtime says about a file that it cannot load or run
-        return _verdict(asked, evaluations, {}, [*wrong, ("file", f"the file does not run: {str(error).splitlines()[0]}")])
-    parity, apart = _parity(asked, evaluations)
-    return _verdict(asked, evaluations, parity, [*wrong, *apart], providers=providers)
+        evaluations["variant"] = _variant(asked)
+        stage = "file"
+        same = _same_files(asked)
+        exact = file_runner(asked.artifact.graphs, asked.target.backend)
+        evaluations["file"] = evaluations["variant"] if same else _evaluate(asked, exact)
+        stage = "runtime"
+        evaluations["runtime"] = _evaluate(asked, _runtime(asked, providers))
+        parity, apart = _parity(asked, evaluations)
+        wrong += apart
+    except Exception as error:  # a file can be wrong in any way, and each runtime has its own exceptions
+        wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))
+    diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file") for w in wrong) else None
+    return decide(metric, asked.gate, evaluations, parity, wrong, diverged=diverged, providers=providers, seed=asked.seed)
 
 
 def _variant(asked: Question) -> Evaluation:
@@ -121,11 +90,15 @@ def _variant(asked: Question) -> Evaluation:
     return _evaluate(asked, file_runner(asked.variant.graphs))
 
 
-def _runtime(asked: Question, sessions: dict[str, Any]) -> Runner:
+def _runtime(asked: Question, providers: Counter[str]) -> Runner:
+    """Run the artifact as its runtime does; note in `providers` which took how many nodes."""
+    sessions: dict[str, Session] = {}
+
     def run(name: str, inputs: Arrays) -> dict[str, np.ndarray]:
         if name not in sessions:
             file = asked.artifact.graphs[name]
             sessions[name] = backend_of(asked.target.backend).load(file, asked.target, asked.threads)
+            providers.update(sessions[name].providers)
         return sessions[name].run(inputs)
 
     return run
@@ -139,22 +112,17 @@ def _evaluate(asked: Question, run: Runner) -> Evaluation:
     return Evaluation(float("nan"), np.empty(0), made)
 
 
-def _wrong_from_outside(asked: Question) -> list[tuple[str, str]]:
-    """Find what is wrong without running anything: files, class order, tensor names."""
+def _wrong_from_outside(asked: Question) -> list[Wrong]:
+    """Find what is wrong without running anything: damaged files, classes in another order."""
     found = []
-    artifact = asked.artifact
-    if reason := artifacts.damage(artifact):
-        found.append(("file", reason))
-    if asked.split is not None and list(artifact.record["classes"]) != list(asked.split.classes):
+    if reason := artifacts.damage(asked.artifact):
+        found.append(Wrong("file", reason))
+    if asked.split is not None and (told := list(asked.artifact.record["classes"])) != list(asked.split.classes):
+        pairs = enumerate(zip(told, asked.split.classes, strict=False))
         at = next(
-            (i for i, (a, b) in enumerate(zip(artifact.record["classes"], asked.split.classes, strict=False)) if a != b), None
+            (f"class {i} is `{a}`, in the data `{b}`" for i, (a, b) in pairs if a != b), "there is another number of them"
         )
-        what = (
-            f"class {at} is `{artifact.record['classes'][at]}`, in the data `{asked.split.classes[at]}`"
-            if at is not None
-            else "their number"
-        )
-        found.append(("file", f"the artifact's classes differ from the data's: {what}"))
+        found.append(Wrong("file", f"the artifact's classes differ from the data's: {at}"))
     return found
 
 
@@ -173,111 +141,30 @@ def _same_files(asked: Question) -> bool:
         return False
 
 
-def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dict[str, Parity], list[tuple[str, str]]]:
+def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dict[str, Parity], list[Wrong]]:
     """Compare each stage with the one before; return the numbers, and what is too far apart."""
     gate, variant = asked.gate, asked.variant
-    exact = {"file": compare(evaluations["variant"].outputs, evaluations["file"].outputs)}
-    found = {}
-    apart = []
-    full_precision = variant.scheme.weights is None and variant.scheme.activations is None
+    found, wrong = {}, []
     if variant.reference == "graph" and "student" in evaluations:
-        found["variant"] = compare(evaluations["student"].outputs, evaluations["variant"].outputs)
-        if variant.method == "ptq" and not found["variant"].sqnr_db >= gate.min_variant_sqnr_db:
-            apart.append(
-                (
-                    "variant",
-                    f"the variant's outputs lie {_db(found['variant'])} the student's, below {gate.min_variant_sqnr_db:g} dB",
-                )
-            )
-    found |= exact
-    found["runtime"] = compare(evaluations["file"].outputs, evaluations["runtime"].outputs)
-    if not found["file"].relative <= gate.max_error:
-        apart.append(
-            ("file", f"the file's outputs differ from the variant's by {_share(found['file'])}, above {gate.max_error:g}")
-        )
-    if full_precision and not found["runtime"].relative <= gate.max_error:
-        apart.append(
-            ("runtime", f"the runtime's outputs differ from the file's by {_share(found['runtime'])}, above {gate.max_error:g}")
-        )
-    if not full_precision and not found["runtime"].sqnr_db >= gate.min_sqnr_db:
+        found["variant"] = near = compare(evaluations["student"].outputs, evaluations["variant"].outputs)
+        if variant.method == "ptq" and not near.sqnr_db >= gate.min_variant_sqnr_db:
+            said = near.reason or f"only {near.sqnr_db:.1f} dB above their error against the student's"
+            wrong.append(Wrong("variant", f"the variant's outputs: {said} (gate {gate.min_variant_sqnr_db:g} dB)"))
+    found["file"] = near = compare(evaluations["variant"].outputs, evaluations["file"].outputs)
+    if not near.relative <= gate.max_error:
+        said = near.reason or f"off by {near.relative:.2g} of the largest from the variant's"
+        wrong.append(Wrong("file", f"the file's outputs: {said} (gate {gate.max_error:g})"))
+    found["runtime"] = near = compare(evaluations["file"].outputs, evaluations["runtime"].outputs)
+    if variant.scheme.label == "fp32":
+        if not near.relative <= gate.max_error:
+            said = near.reason or f"off by {near.relative:.2g} of the largest from the file's exact arithmetic"
+            wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.max_error:g})"))
+    elif not near.sqnr_db >= gate.min_sqnr_db:
+        said = near.reason or f"only {near.sqnr_db:.1f} dB above their error against the file's exact arithmetic"
         hint = asked.target.saturates()
-        advice = f" ({hint}: set calibration.overflow_fix to on)" if hint else ""
-        apart.append(
-            ("runtime", f"the runtime's outputs lie {_db(found['runtime'])} the file's, below {gate.min_sqnr_db:g} dB{advice}")
-        )
-    return found, apart
-
-
-def _share(parity: Parity) -> str:
-    return parity.reason or f"{parity.relative:.2g} of the largest"
-
-
-def _db(parity: Parity) -> str:
-    return parity.reason or f"{parity.sqnr_db:.1f} dB above their difference from"
-
-
-def _verdict(
-    asked: Question,
-    evaluations: Mapping[str, Evaluation],
-    parity: Mapping[str, Parity],
-    wrong: list[tuple[str, str]],
-    *,
-    not_verified: str | None = None,
-    providers: Mapping[str, int] | None = None,
-) -> Verdict:
-    scored = {s: evaluations[s] for s in STAGES if s in evaluations and asked.task is not None}
-    metric = asked.task.metric if asked.task else None
-    sign = 1 if metric is None or metric.higher_is_better else -1
-    drop, interval, lost_at = None, None, None
-    if metric and "runtime" in scored:
-        first, last = next(iter(scored.values())), scored["runtime"]
-        drop = sign * (first.score - last.score)
-        interval = paired_interval(sign * (first.per_sample - last.per_sample), asked.seed)
-        if not drop <= asked.gate.max_drop + 1e-9:
-            names = list(scored)
-            losses = {b: sign * (scored[a].score - scored[b].score) for a, b in pairwise(names)}
-            lost_at = max(losses, key=lambda stage: losses[stage])
-            wrong = [
-                (
-                    lost_at,
-                    f"{metric.name} falls by {drop:.4f} (gate {asked.gate.max_drop:g}), {losses[lost_at]:.4f} of it at the {lost_at} stage",
-                ),
-                *wrong,
-            ]
-    diverged = None
-    if not not_verified and any(stage in ("variant", "file") for stage, _ in wrong):
-        diverged = _first_divergence(asked, parity)
-    if not_verified:
-        status, reason = "not_verified", not_verified
-    elif wrong:
-        status, reason, lost_at = "failed", "; ".join(text for _, text in wrong), lost_at or wrong[0][0]
-        reason += f"; the first layer to depart is {diverged}" if diverged else ""
-    else:
-        status, reason = "passed", _praise(asked, drop, parity)
-    samples = next((len(next(iter(e.outputs.values()))) for e in reversed(list(evaluations.values()))), 0)
-    return Verdict(
-        status=status,
-        by=None if not_verified else "runtime",
-        reason=reason,
-        lost_at=lost_at,
-        metric=metric.name if metric else None,
-        scores={stage: e.score for stage, e in scored.items()},
-        drop=drop,
-        interval=interval,
-        parity={stage: p.record() for stage, p in parity.items()},
-        samples=samples,
-        first_divergence=diverged.record() if diverged else None,
-        providers=dict(providers or {}),
-    )
-
-
-def _praise(asked: Question, drop: float | None, parity: Mapping[str, Parity]) -> str:
-    near = f"runtime and file agree to {parity['runtime'].sqnr_db:.0f} dB"
-    if drop is None:
-        return f"{near} on the golden inputs; no labelled data, so no metric"
-    return (
-        f"{asked.task.metric.name if asked.task else 'metric'} falls by {drop:.4f} of at most {asked.gate.max_drop:g}; {near}"
-    )
+        advice = f": {hint}; set calibration.overflow_fix to `on`" if hint else ""
+        wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.min_sqnr_db:g} dB){advice}"))
+    return found, wrong
 
 
 def _first_divergence(asked: Question, parity: Mapping[str, Parity]) -> divergence.Divergence | None:

@@ -81,7 +81,7 @@ def make(
         arrays |= {f"{name}/out/{key}": value for key, value in reference(name, inputs).items()}
     write_npz(folder / "golden.npz", arrays)
     shutil.copyfile(CHECK, folder / "check.py")
-    float_graph = variant.scheme.weights is None and variant.scheme.activations is None
+    float_graph = variant.scheme.label == "fp32"
     record = {
         "schema": SCHEMA,
         "edgekd": __version__,

@@ -1,0 +1,136 @@
+"""What verification concludes: passed, failed or not verified, why, and at which stage the accuracy went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from .parity import Parity, paired_interval
+
+if TYPE_CHECKING:
+    from .divergence import Divergence
+    from .recipe import Gate
+    from .tasks import Evaluation, Metric
+
+STAGES = ("teacher", "student", "variant", "file", "runtime")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an artifact may ship, and why.
+
+    status: passed, failed or not_verified. by: what executed the runtime stage ("runtime", or None). reason: in words.
+    lost_at: the stage that lost the accuracy, or whose outputs depart from the stage before.
+    scores: stage -> the metric. drop: from the first stage to the runtime, positive is worse; interval: its 95% bootstrap interval.
+    parity: stage -> how far its outputs lie from the stage before ({max_abs, relative, sqnr_db, reason}).
+    """
+
+    status: str
+    by: str | None
+    reason: str
+    lost_at: str | None = None
+    metric: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    drop: float | None = None
+    interval: tuple[float, float] | None = None
+    parity: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    samples: int = 0
+    first_divergence: Mapping[str, Any] | None = None
+    providers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "passed"
+
+    def record(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Something that must not ship: at which stage, and what, in words."""
+
+    stage: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How the metric fell: from the first stage to the runtime, with its 95% interval, and the stage that lost the most."""
+
+    drop: float
+    interval: tuple[float, float]
+    at: str
+    there: float
+
+
+def loss(evaluations: Mapping[str, Evaluation], metric: Metric, seed: int) -> Loss | None:
+    """Return how the metric fell over the stages in order; None when the runtime was not scored."""
+    scored = [(stage, evaluations[stage]) for stage in STAGES if stage in evaluations]
+    if len(scored) < 2 or scored[-1][0] != "runtime":
+        return None
+    sign = 1 if metric.higher_is_better else -1
+    first, last = scored[0][1], scored[-1][1]
+    steps = {stage: sign * (before.score - after.score) for (_, before), (stage, after) in pairwise(scored)}
+    at = max(steps, key=lambda stage: steps[stage])
+    interval = paired_interval(sign * (first.per_sample - last.per_sample), seed)
+    return Loss(sign * (first.score - last.score), interval, at, steps[at])
+
+
+def decide(
+    metric: Metric | None,
+    gate: Gate,
+    evaluations: Mapping[str, Evaluation],
+    parity: Mapping[str, Parity],
+    wrong: list[Wrong],
+    *,
+    diverged: Divergence | None = None,
+    providers: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> Verdict:
+    """Conclude from what every stage made. metric None: there was no labelled data, parity alone decides."""
+    lost = loss(evaluations, metric, seed) if metric else None
+    if metric and lost and not lost.drop <= gate.max_drop + 1e-9:
+        said = f"{metric.name} falls by {lost.drop:.4f} (gate {gate.max_drop:g}), {lost.there:.4f} of it at the {lost.at} stage"
+        wrong = [Wrong(lost.at, said), *wrong]
+    if wrong:
+        reason = "; ".join(w.what for w in wrong) + (f"; the first layer to depart is {diverged}" if diverged else "")
+    else:
+        near = f"runtime and file agree to {parity['runtime'].sqnr_db:.0f} dB"
+        reason = f"{near} on the golden inputs; there was no labelled data to score"
+        if metric and lost:
+            reason = f"{metric.name} falls by {lost.drop:.4f} of at most {gate.max_drop:g}; {near}"
+    return Verdict(
+        status="failed" if wrong else "passed",
+        by="runtime",
+        reason=reason,
+        lost_at=wrong[0].stage if wrong else None,
+        metric=metric.name if metric else None,
+        scores=_scores(metric, evaluations),
+        drop=lost.drop if lost else None,
+        interval=lost.interval if lost else None,
+        parity={stage: p.record() for stage, p in parity.items()},
+        samples=_samples(evaluations),
+        first_divergence=diverged.record() if diverged else None,
+        providers=dict(providers or {}),
+    )
+
+
+def not_verified(reason: str, metric: Metric | None, evaluations: Mapping[str, Evaluation]) -> Verdict:
+    """Return the verdict of an artifact whose runtime is not here: it did not pass."""
+    scores = _scores(metric, evaluations)
+    return Verdict(
+        "not_verified", None, reason, metric=metric.name if metric else None, scores=scores, samples=_samples(evaluations)
+    )
+
+
+def _scores(metric: Metric | None, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:
+    return {stage: evaluations[stage].score for stage in STAGES if metric and stage in evaluations}
+
+
+def _samples(evaluations: Mapping[str, Evaluation]) -> int:
+    return max((len(next(iter(e.outputs.values()))) for e in evaluations.values()), default=0)
