@@ -393,7 +393,8 @@ def _comparisons(manifest: Manifest) -> list[dict[str, Any]]:
         kind = "bad" if "SLOWER" in said else "good" if "faster" in said else "same"
         found.append(
             {
-                "say": _sentence(said[:1])[:-1] + said[1:] if said[:1].isupper() else said,
+                "say": said,
+                "failed": manifest["verdicts"].get(c["candidate"], {}).get("status") == "failed",
                 "target": c["target"],
                 "batch": c["batch"] if many_batches else None,
                 "why": _sentence(c["why"]) if c["why"] else None,
