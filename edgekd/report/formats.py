@@ -50,6 +50,7 @@ def digits(value: float, count: int = 3) -> str:
     """Return `count` significant digits, never in exponent form for what has few zeros."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else DASH
+    value = float(f"{value:.{count - 1}e}")  # first, for 0.9999 has its digits where 1.00 has them
     places = count - 1 - math.floor(math.log10(abs(value)))
     if places > 8 or places < -8:
         return f"{value:.{count - 1}e}"

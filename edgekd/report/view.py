@@ -91,7 +91,10 @@ def _answer(manifest: Manifest, target: str, metric: Metric) -> dict[str, Any]:
         }
     failed = [name for name, v in verdicts.items() if v["status"] == "failed"]
     unsure = [name for name, v in verdicts.items() if v["status"] == "not_verified"]
-    if unsure and not failed:
+    if any(v["status"] == "passed" for v in verdicts.values()) and not choice:
+        say, kind = "Verified, not chosen yet", "unsure"
+        why = "The run stopped before it measured; edgekd bench and edgekd compress go on from here."
+    elif unsure and not failed:
         say, kind = "Not verified: nothing to ship yet", "unsure"
         why = _sentence(verdicts[unsure[0]]["reason"])
     elif failed:
@@ -101,12 +104,6 @@ def _answer(manifest: Manifest, target: str, metric: Metric) -> dict[str, Any]:
             f"{failed[0]} lost it at the {worst['lost_at']} stage: {worst['reason']}."
             if len(failed) == 1
             else f"None of {len(verdicts)} variants passed; the reasons are below."
-        )
-    elif verdicts:
-        say, kind, why = (
-            "Verified, not chosen yet",
-            "unsure",
-            "The run stopped before it measured; edgekd bench and edgekd compress go on from here.",
         )
     else:
         say, kind, why = (
@@ -128,9 +125,8 @@ def _facts(manifest: Manifest, target: str, variant: str, metric: Metric) -> lis
     count = _shipped_bytes(manifest, key)
     teacher = manifest["models"].get("teacher")
     if count:
-        told.append(
-            ("size", size(count), f"{times(teacher['bytes'] / count)} smaller than the teacher" if teacher else "model files")
-        )
+        smaller = teacher["bytes"] / count if teacher else 1.0
+        told.append(("size", size(count), f"{times(smaller)} smaller than the teacher" if smaller > 1.05 else "model files"))
     measured = next((m for m in manifest["measurements"] if m["artifact"] == key), None)
     if measured:
         against = next((c for c in manifest["comparisons"] if c["candidate"] == key), None)

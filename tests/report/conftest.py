@@ -224,7 +224,7 @@ def write_run(folder: Path, manifest: dict[str, Any]) -> Path:
     for measurement in manifest["measurements"]:
         path = folder / measurement["samples"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, _samples(measurement["artifact"].rpartition("/")[2]))
+        np.save(path, _samples(path.stem if path.stem in SECONDS else "fp32"))
     return folder
 
 

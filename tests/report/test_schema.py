@@ -18,7 +18,15 @@ def test_a_whole_manifest_is_valid(manifest: dict[str, Any]):
 
 
 def test_a_manifest_of_a_run_just_begun_is_valid(manifest: dict[str, Any]):
-    for key, empty in {"training": None, "variants": {}, "artifacts": {}, "verdicts": {}, "chosen": {}, "measurements": [], "comparisons": []}.items():
+    for key, empty in {
+        "training": None,
+        "variants": {},
+        "artifacts": {},
+        "verdicts": {},
+        "chosen": {},
+        "measurements": [],
+        "comparisons": [],
+    }.items():
         manifest[key] = empty
     manifest["scores"]["teacher"] = manifest["models"]["teacher"] = None
     assert schema.problems(manifest) == []
