@@ -32,7 +32,9 @@ def write(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -
         if os.name == "posix":  # the rename itself is only on disk once the folder is
             _flush(path.parent)
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"cannot write the checkpoint {path}: {error}. Free some space, or choose another output folder") from None
+        raise BadInput(
+            f"cannot write the checkpoint {path}: {error}. Free some space, or choose another output folder"
+        ) from None
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
@@ -75,7 +77,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
         number, name = key.split(".", 1)
         parameter = parameters[int(number)]
         if value.shape == parameter.shape:
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)  # strides as the parameter's, as in the run before
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(
+                value
+            )  # strides as the parameter's, as in the run before
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -113,7 +113,9 @@ def build(
         files = {path.name: [path.stat().st_size, _crc(path)] for path in sorted(folder.glob("*.npy"))}
         _write_json(folder / "files.json", files)
     except OSError as error:
-        raise BadInput(f"cannot write the teacher's outputs to {folder}: {error}. Free some space, or set distill.teacher: live") from None
+        raise BadInput(
+            f"cannot write the teacher's outputs to {folder}: {error}. Free some space, or set distill.teacher: live"
+        ) from None
     shutil.rmtree(folder / "done", ignore_errors=True)
     contiguous(module)
 
@@ -125,7 +127,9 @@ def open(folder: Path, key: dict[str, Any], *, verify: bool = True) -> Cache:
     """
     _refuse_another(folder, key)
     if not _whole(folder, verify):
-        raise BadInput(f"the teacher's outputs in {folder} are incomplete or damaged: delete the folder, and they are made anew")
+        raise BadInput(
+            f"the teacher's outputs in {folder} are incomplete or damaged: delete the folder, and they are made anew"
+        )
     views: list[dict[str, np.ndarray]] = [{} for _ in range(key["views"])]
     for view, outputs in enumerate(views):
         for name in key["outputs"]:

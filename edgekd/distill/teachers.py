@@ -51,12 +51,15 @@ def of(
     if not outputs:
         return NoTeacher()
     if teacher is None:
-        raise BadInput(f"objective `{next(g.name for g in goals if g.needs_teacher)}` needs a teacher: add `teacher: {{model: ...}}`")
+        raise BadInput(
+            f"objective `{next(g.name for g in goals if g.needs_teacher)}` needs a teacher: add `teacher: {{model: ...}}`"
+        )
     if not isinstance(settings, recipe.Distill) or settings.teacher == "live":
         return LiveTeacher(teacher, task, train, outputs, device)
     key = teacher_cache.key(teacher, train, settings, seed, outputs)
     if accelerator.is_main_process:
         teacher_cache.build(teacher, train, task, settings, cache, key, device=device)
+        teacher.module.cpu()
     if accelerator.num_processes > 1:
         cache = Path(broadcast_object_list([str(cache)])[0])
     return CachedTeacher(teacher_cache.open(cache, key, verify=False), device)

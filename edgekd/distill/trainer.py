@@ -96,7 +96,9 @@ class _Fit:
         self.goals = objectives.resolve(tuple(entries or default))
         self.sizes = batches.sizes(len(splits.train), settings.batch_size, self.processes)
         self.samples = Samples(splits.train, settings.augment, seed, device)
-        self.teach = teachers.of(self.goals, teacher, splits.train, task, settings, seed, cache or folder / "teacher_cache", self.accelerator, device)
+        self.teach = teachers.of(
+            self.goals, teacher, splits.train, task, settings, seed, cache or folder / "teacher_cache", self.accelerator, device
+        )
         stack.callback(self.teach.close)
         example = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(2)).items()}
         self.trainee = Trainee(student, task, self.goals, settings.label_smoothing, seed, example, self.teach.example())
@@ -334,7 +336,9 @@ class _Fit:
 
 def _accelerator() -> Accelerator:
     # A long timeout: the others wait while the first one caches the teacher.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=timedelta(days=1))])
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=timedelta(days=1))]
+    )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise BadInput(
             f"accelerate is configured for {accelerator.distributed_type.value}, which splits a model over devices; students "

@@ -12,7 +12,12 @@ from edgekd.errors import BadInput
 
 def test_tensors_and_state_come_back_bit_for_bit(tmp_path):
     weight = torch.randn(3, 4)
-    tensors = {"a": weight, "tied": weight, "whole": torch.tensor(7), "turned": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)}
+    tensors = {
+        "a": weight,
+        "tied": weight,
+        "whole": torch.tensor(7),
+        "turned": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
+    }
     state = {"sums": [0.1, 1 / 3, 1e-300], "epoch": 3, "best": [float("inf"), 2.0]}
     checkpoint.write(tmp_path / "deep" / "state", tensors, state)
     found, found_state = checkpoint.read(tmp_path / "deep" / "state")

@@ -43,7 +43,9 @@ def test_logits_is_t_squared_times_the_mean_divergence(divergence, temperature):
 def test_gradient_of_kl_is_t_times_the_difference_of_probabilities():
     s, t = RNG.normal(size=(2, 4, 3))
     student = torch.tensor(s, requires_grad=True)
-    logits.loss(recipe.Logits(temperature=3.0), Step({"logits": student}, {"logits": torch.tensor(t)}, {}, tiny.TinyTask())).backward()
+    logits.loss(
+        recipe.Logits(temperature=3.0), Step({"logits": student}, {"logits": torch.tensor(t)}, {}, tiny.TinyTask())
+    ).backward()
     np.testing.assert_allclose(student.grad, 3.0 * (softmax(s / 3) - softmax(t / 3)) / 4, rtol=1e-5, atol=1e-7)
 
 
@@ -145,7 +147,9 @@ def installed(monkeypatch):
     class Points(list):
         names = ("square",)
 
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: Points([Point]) if group == "edgekd.objectives" else Points())
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: Points([Point]) if group == "edgekd.objectives" else Points()
+    )
     monkeypatch.setattr(objectives, "entry_points", lambda group: Points([Point]))
 
 

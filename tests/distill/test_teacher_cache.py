@@ -75,7 +75,8 @@ def test_without_augmentation_views_and_seed_do_not_matter(teacher, train):
 
 
 def interrupted_after(chunks, teacher, train, folder, monkeypatch):
-    """Build until so many chunks are done, then fail; return the forward passes that were made."""
+    """Build until so many chunks are done, then fail."""
+
     class Stop(Exception):
         pass
 
@@ -85,9 +86,10 @@ def interrupted_after(chunks, teacher, train, folder, monkeypatch):
             raise Stop
         really(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(teacher_cache, "_put", put)
-        made(teacher, train, folder)
+        with pytest.raises(Stop):
+            made(teacher, train, folder)
 
 
 @pytest.mark.parametrize("chunks", [0, 1, 3, 4, 7])
@@ -149,7 +151,10 @@ def test_a_finished_cache_is_not_computed_again(teacher, train, tmp_path, monkey
     ("change", "named"),
     [
         (lambda a: a | {"seed": 4}, "seed is 3, not 4"),
-        (lambda a: a | {"settings": recipe.Distill(augment=recipe.Augment(crop=1, flip=True), views=2)}, "augment.crop is 2, not 1"),
+        (
+            lambda a: a | {"settings": recipe.Distill(augment=recipe.Augment(crop=1, flip=True), views=2)},
+            "augment.crop is 2, not 1",
+        ),
         (lambda a: a | {"settings": recipe.Distill(augment=AUGMENT, views=3)}, "views is 2, not 3"),
         (lambda a: a | {"train": tiny.splits(150, seed=1).train}, "data is train-0-150, not train-1-150"),
         (lambda a: a | {"teacher": tiny.loaded(tiny.network(16, seed=5), "teacher")}, "weights is"),
@@ -157,7 +162,13 @@ def test_a_finished_cache_is_not_computed_again(teacher, train, tmp_path, monkey
     ],
 )
 def test_a_cache_of_something_else_is_refused_and_told(teacher, train, tmp_path, change, named):
-    start = {"teacher": teacher, "train": train, "settings": recipe.Distill(augment=AUGMENT, views=2), "seed": 3, "outputs": ("logits",)}
+    start = {
+        "teacher": teacher,
+        "train": train,
+        "settings": recipe.Distill(augment=AUGMENT, views=2),
+        "seed": 3,
+        "outputs": ("logits",),
+    }
     made(**start, folder=tmp_path)
     with pytest.raises(BadInput) as refused:
         made(**change(start), folder=tmp_path)

@@ -48,7 +48,9 @@ def same(a, b):
 
 
 def test_supervised_training_learns(tmp_path):
-    history, model = fitted(tmp_path, recipe.Training(epochs=8, batch_size=16, learning_rate=0.02, schedule="one-cycle", warmup=0.3))
+    history, model = fitted(
+        tmp_path, recipe.Training(epochs=8, batch_size=16, learning_rate=0.02, schedule="one-cycle", warmup=0.3)
+    )
     assert history.best_validation > 0.9 > history.initial_validation
     assert history.warnings == []
     assert history.steps == 8 * 10  # 150 samples by 16: nine whole batches and one of 6
@@ -88,7 +90,9 @@ def test_a_cached_view_is_met_again(tmp_path, monkeypatch):
     seen = []
     read = teacher_cache.Cache.read
     batch = trainer.Samples.batch
-    monkeypatch.setattr(teacher_cache.Cache, "read", lambda self, view, *a: seen.append(("teacher", view)) or read(self, view, *a))
+    monkeypatch.setattr(
+        teacher_cache.Cache, "read", lambda self, view, *a: seen.append(("teacher", view)) or read(self, view, *a)
+    )
     settings = recipe.Distill(epochs=4, batch_size=150, augment=recipe.Augment(crop=1), views=2)
     fitted(tmp_path / "warm", settings, teacher=teacher(), cache=tmp_path / "cache")
     seen.clear()
@@ -99,14 +103,21 @@ def test_a_cached_view_is_met_again(tmp_path, monkeypatch):
 
 
 def test_history_adds_up(tmp_path):
-    settings = recipe.Distill(epochs=1, batch_size=40, learning_rate=1e-12, objectives=[{"kind": "logits", "weight": 0.7}, {"kind": "task", "weight": 0.3}])
+    settings = recipe.Distill(
+        epochs=1,
+        batch_size=40,
+        learning_rate=1e-12,
+        objectives=[{"kind": "logits", "weight": 0.7}, {"kind": "task", "weight": 0.3}],
+    )
     wise, model = teacher(), student(norm=False, dropout=0.0)
     start = [m.module.eval() for m in (wise, model)]
     taken = tiny.splits().train.take(np.arange(150))
     with torch.no_grad():
         t, s = (torch.log_softmax(module(torch.from_numpy(taken["image"])).double() / 2, 1) for module in start)
         logits = 4 * (t.exp() * (t - s)).sum(1).mean().item()
-        task = TASK.loss(TASK.forward(model.module, {"image": torch.from_numpy(taken["image"])}), {"label": torch.from_numpy(taken["label"])}).item()
+        task = TASK.loss(
+            TASK.forward(model.module, {"image": torch.from_numpy(taken["image"])}), {"label": torch.from_numpy(taken["label"])}
+        ).item()
     (epoch,) = fitted(tmp_path, settings, model, teacher=wise)[0].epochs
     assert epoch.terms == pytest.approx({"logits": logits, "task": task}, rel=1e-4)
     assert epoch.loss == pytest.approx(0.7 * logits + 0.3 * task, rel=1e-4)
@@ -114,7 +125,9 @@ def test_history_adds_up(tmp_path):
 
 def test_a_projector_is_trained_with_the_student(tmp_path):
     entry = recipe.Features(student="3", teacher="3", weight=2.0)
-    history, _ = fitted(tmp_path, recipe.Distill(epochs=6, batch_size=16, learning_rate=0.02, objectives=[entry]), teacher=teacher())
+    history, _ = fitted(
+        tmp_path, recipe.Distill(epochs=6, batch_size=16, learning_rate=0.02, objectives=[entry]), teacher=teacher()
+    )
     assert history.epochs[-1].loss < 0.5 * history.epochs[0].loss
     tensors, _ = checkpoint.read(tmp_path / "checkpoint" / "state.safetensors")
     assert tensors["model.beside.0.weight"].shape == (16, 8, 1, 1)
@@ -131,7 +144,9 @@ def test_the_average_is_what_is_kept(tmp_path):
 
 
 def test_the_gradient_is_clipped(tmp_path):
-    settings = recipe.Training(epochs=1, batch_size=150, optimizer="sgd", momentum=0, weight_decay=0, learning_rate=1.0, schedule="constant", warmup=0)
+    settings = recipe.Training(
+        epochs=1, batch_size=150, optimizer="sgd", momentum=0, weight_decay=0, learning_rate=1.0, schedule="constant", warmup=0
+    )
     before, model = student(norm=False), student(norm=False)
     fitted(tmp_path, settings.model_copy(update={"gradient_clip": 1e-3}), model)
     tensors, _ = checkpoint.read(tmp_path / "checkpoint" / "state.safetensors")
@@ -177,7 +192,9 @@ def test_nan_names_epoch_step_and_objective_and_is_never_saved(tmp_path, minutes
         return loss * float("nan") if number["loss"] == 14 else loss
 
     monkeypatch.setattr(tiny.TinyTask, "loss", sick)
-    with pytest.raises(Diverged, match=r"epoch 2, step 5 of 10: objective `task` is nan.*distill\.learning_rate \(now 0\.002\)"):
+    with pytest.raises(
+        Diverged, match=r"epoch 2, step 5 of 10: objective `task` is nan.*distill\.learning_rate \(now 0\.002\)"
+    ):
         fitted(tmp_path, settings, teacher=teacher())
     tensors, _ = checkpoint.read(tmp_path / "checkpoint" / "state.safetensors")
     assert all(torch.isfinite(t).all() for t in tensors.values())
@@ -196,7 +213,9 @@ def test_training_that_does_not_help_is_told(tmp_path):
     model = student()
     fitted(tmp_path / "good", recipe.Training(epochs=8, batch_size=16, learning_rate=0.02), model)
     start = {name: value.clone() for name, value in model.module.state_dict().items()}
-    history, model = fitted(tmp_path / "bad", recipe.Training(epochs=2, optimizer="sgd", learning_rate=3.0, schedule="constant"), model)
+    history, model = fitted(
+        tmp_path / "bad", recipe.Training(epochs=2, optimizer="sgd", learning_rate=3.0, schedule="constant"), model
+    )
     assert history.best_epoch == 0
     assert same(start, model.module.state_dict())
     assert any("no epoch was better than the start" in text for text in history.warnings)
@@ -290,7 +309,15 @@ def run(folder, options, launcher=(), **environment):
 
 @pytest.mark.slow
 def test_killed_at_any_instant_it_ends_bit_identical(tmp_path):
-    options = {"epochs": 12, "batch_size": 10, "checkpoint_minutes": 0, "average": 0.9, "with_teacher": True, "augment": {"crop": 1}, "views": 2}
+    options = {
+        "epochs": 12,
+        "batch_size": 10,
+        "checkpoint_minutes": 0,
+        "average": 0.9,
+        "with_teacher": True,
+        "augment": {"crop": 1},
+        "views": 2,
+    }
     straight = run(tmp_path / "straight", {**options, "checkpoint_minutes": 60})
     assert straight.wait() == 0, straight.stdout.read()
     rng, state, seen = random.Random(7), tmp_path / "killed" / "checkpoint" / "state.safetensors", []
@@ -312,7 +339,9 @@ def test_killed_at_any_instant_it_ends_bit_identical(tmp_path):
     assert any(step for _, step in seen)  # from within an epoch, too
     last = run(tmp_path / "killed", options)
     assert last.wait(120) == 0, last.stdout.read()
-    assert (tmp_path / "straight" / "result.safetensors").read_bytes() == (tmp_path / "killed" / "result.safetensors").read_bytes()
+    assert (tmp_path / "straight" / "result.safetensors").read_bytes() == (
+        tmp_path / "killed" / "result.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow

@@ -27,7 +27,9 @@ def trained(config: Features, student: Mapping[str, torch.Tensor], teacher: Mapp
     layer; both with a bias. Raises BadInput for layers that cannot be matched.
     """
     s, t = student[config.student], teacher[config.teacher]
-    pair = f"features: student layer `{config.student}` gives {tuple(s.shape)}, teacher layer `{config.teacher}` {tuple(t.shape)}"
+    pair = (
+        f"features: student layer `{config.student}` gives {tuple(s.shape)}, teacher layer `{config.teacher}` {tuple(t.shape)}"
+    )
     if s.ndim != t.ndim or s.ndim < 2:
         raise BadInput(f"{pair} (samples first): choose two layers with equally many axes")
     if s.ndim != 4 and s.shape[1:-1] != t.shape[1:-1]:
