@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 
 from .. import recipe
 from ..errors import BadInput, Diverged
 from ..export.graph import torch_runner
 from ..progress import bar
-from . import batches, checkpoint, keys, memory_format, objectives, teachers
-from .history import Epoch, History, warnings_of
+from . import batches, checkpoint, keys, memory_format, objectives, processes, teachers
+from .history import Epoch, History
 from .optimization import Average, learning_rate, optimizer_of
 from .samples import Samples
+from .state import State
 from .trainee import Trainee
 
 if TYPE_CHECKING:
@@ -41,23 +38,6 @@ LOOK_EVERY = 16
 """Steps between two looks at the losses: on a GPU every look waits for it."""
 SLOW_READ = 0.005
 """Seconds a batch may take to read before threads read ahead."""
-
-
-@dataclass
-class State:
-    """All of a training's progress that is not a tensor. step: within the epoch; sums: of each term over its samples."""
-
-    epoch: int = 0
-    step: int = 0
-    sums: list[float] = field(default_factory=list)
-    samples: int = 0
-    seconds: float = 0.0
-    all_seconds: float = 0.0
-    all_samples: int = 0
-    start: tuple[float, float] = (math.nan, math.nan)
-    best: tuple[float, float] = (math.nan, math.nan)
-    best_epoch: int = 0
-    epochs: list[dict[str, Any]] = field(default_factory=list)
 
 
 def fit(
@@ -87,11 +67,10 @@ class _Fit:
         self.student, self.splits, self.task, self.settings, self.seed = student, splits, task, settings, seed
         self.section = "distill" if isinstance(settings, recipe.Distill) else "train"
         self.path = folder / "checkpoint" / "state.safetensors"
-        self.accelerator = _accelerator()
+        self.accelerator = processes.accelerator()
         stack.callback(self.accelerator.free_memory)
         self.processes = self.accelerator.num_processes
-        # Plain "cpu": accelerate's is "cpu:0" in a distributed run, which .to() takes for another place and copies to.
-        device = self.device = torch.device("cpu") if self.accelerator.device.type == "cpu" else self.accelerator.device
+        device = self.device = processes.device_of(self.accelerator)
         default = settings.objectives if isinstance(settings, recipe.Distill) else (recipe.TaskLoss(),)
         self.goals = objectives.resolve(tuple(entries or default))
         self.sizes = batches.sizes(len(splits.train), settings.batch_size, self.processes)
@@ -100,6 +79,8 @@ class _Fit:
             self.goals, teacher, splits.train, task, settings, seed, cache or folder / "teacher_cache", self.accelerator, device
         )
         stack.callback(self.teach.close)
+        reads = any(goal.needs_teacher for goal in self.goals)
+        self.teacher = keys.weights_hash(teacher.module) if teacher and reads else None
         example = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(2)).items()}
         self.trainee = Trainee(student, task, self.goals, settings.label_smoothing, seed, example, self.teach.example())
         stack.callback(self.trainee.taps.close)
@@ -115,68 +96,77 @@ class _Fit:
         self.threads = self._reading_threads()
 
     def run(self) -> History:
+        state = self.state
         if not self._resume():
-            self.state.start = self.state.best = self._validate()
+            start = self._validate()
+            if not math.isfinite(start[1]):
+                raise BadInput(
+                    f"{self.student.reference} gives NaN or infinity before any training: check its weights and preprocessing"
+                )
+            state.start = state.best = start
             self._keep_best(0)
             self._save()
-        state, epochs = self.state, self.settings.epochs
-        while state.epoch < epochs:
-            self._epoch()
-            terms = {goal.name: total / state.samples for goal, total in zip(self.goals, state.sums, strict=True)}
-            loss = sum(goal.config.weight * terms[goal.name] for goal in self.goals)
-            self._check_weights()
-            score, validation_loss = self._validate()
-            if self._better((score, validation_loss)):
-                state.best = (score, validation_loss)
-                self._keep_best(state.epoch + 1)
-            rate = self._rate(len(self.sizes) - 1)
-            epoch = Epoch(state.epoch + 1, loss, terms, score, validation_loss, rate, state.seconds)
-            state.epochs.append(dataclasses.asdict(epoch))
-            state.epoch, state.step, state.sums, state.samples, state.seconds = state.epoch + 1, 0, [], 0, 0.0
-            self._save()
+        steps, epochs = len(self.sizes), self.settings.epochs
+        with bar(self.section, steps * epochs) as advance:
+            advance(steps * state.epoch + state.step)
+            while state.epoch < epochs:
+                self._epoch(advance)
+                self._end_epoch()
         best = broadcast_object_list([self.best])[0] if self.processes > 1 else self.best
         memory_format.contiguous(self.student.module.cpu())
         self.student.module.load_state_dict(best)
         self.student.module.eval()
-        return self._history()
+        return state.history(steps, self.processes, self.task.metric.name, self.section)
 
-    def _epoch(self) -> None:
+    def _epoch(self, advance: Callable[..., Any]) -> None:
         """Train from state.step to the end of the epoch."""
         state, settings = self.state, self.settings
         order = batches.order(self.seed, state.epoch, len(self.splits.train))
         state.sums = state.sums or [0.0] * len(self.goals)
         self.trainee.train()
         window: list[tuple[torch.Tensor, int]] = []
-        began = time.monotonic()
         look_every = LOOK_EVERY if settings.checkpoint_minutes else 1
-        steps = range(state.step, len(self.sizes))
-        with bar(f"epoch {state.epoch + 1}/{settings.epochs}", len(self.sizes)) as advance:
-            advance(state.step)
-            for step, positions, read in self._read(order, steps):
-                window.append((self._step(step, positions, read), self.sizes[step]))
-                last = step == len(self.sizes) - 1
-                if len(window) < look_every and not last:
-                    continue
-                due = time.monotonic() - self.saved >= 60 * settings.checkpoint_minutes
-                due = self._look(window, due) and not last
-                now = time.monotonic()
-                spent, began = now - began, now
-                count = sum(size for _, size in window)
-                state.step, state.samples = step + 1, state.samples + count
-                state.seconds, state.all_seconds = state.seconds + spent, state.all_seconds + spent
-                state.all_samples += count
-                loss = sum(goal.config.weight * s for goal, s in zip(self.goals, state.sums, strict=True)) / state.samples
-                advance(len(window), f"loss {loss:.4f}, {count / max(spent, 1e-9):.0f} images/s")
-                window = []
-                if due:
-                    self._check_weights()
-                    self._save()
-                    began = time.monotonic()
+        began = time.monotonic()
+        for step, positions, read in self._read(order, range(state.step, len(self.sizes))):
+            window.append((self._step(step, positions, read), self.sizes[step]))
+            last = step == len(self.sizes) - 1
+            if len(window) < look_every and not last:
+                continue
+            due = self._look(window, time.monotonic() - self.saved >= 60 * settings.checkpoint_minutes)
+            spent = time.monotonic() - began
+            state.count(len(window), sum(size for _, size in window), spent)
+            note = f"epoch {state.epoch + 1}/{settings.epochs}, loss {self._mean()[0]:.4f}, {state.rate():.0f} images/s"
+            advance(len(window), note)
+            window = []
+            if due and not last:
+                self._check_weights()
+                self._save()
+            began = time.monotonic()
+
+    def _end_epoch(self) -> None:
+        """Validate, keep the weights if they are the best so far, and save."""
+        state = self.state
+        self._check_weights()
+        loss, terms = self._mean()
+        score, validation_loss = self._validate()
+        if not math.isfinite(validation_loss):
+            self._diverged(f"the validation loss is {validation_loss}", state.step - 1)
+        if state.better((score, validation_loss), self.task.metric.higher_is_better):
+            state.best = (score, validation_loss)
+            self._keep_best(state.epoch + 1)
+        rate = self._rate(len(self.sizes) - 1)
+        state.end_epoch(Epoch(state.epoch + 1, loss, terms, score, validation_loss, rate, state.seconds))
+        self._save()
+
+    def _mean(self) -> tuple[float, dict[str, float]]:
+        """Return the epoch's loss so far, and its terms before their weights."""
+        terms = {goal.name: total / self.state.samples for goal, total in zip(self.goals, self.state.sums, strict=True)}
+        return sum(goal.config.weight * terms[goal.name] for goal in self.goals), terms
 
     def _step(self, step: int, positions: np.ndarray, read: dict[str, torch.Tensor]) -> torch.Tensor:
         """Move the weights once; return this process's part of the mean of each term."""
         number = self.state.epoch * len(self.sizes) + step
-        _reseed(self.seed, number, self.accelerator.process_index, self.device)
+        processes.reseed(self.seed, number, self.accelerator.process_index, self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(step)
         view = self.teach.view(self.state.epoch)
@@ -241,20 +231,12 @@ class _Fit:
         if self.accelerator.is_main_process:
             runner = torch_runner(self.task.graphs(self.judged, self.splits), str(self.device))
             split = self.splits.validation
-            with bar("validation", len(split)) as advance:
-                made = self.task.evaluate(runner, split, advance=advance)
+            made = self.task.evaluate(runner, split)
             outputs = {name: torch.from_numpy(values) for name, values in made.outputs.items()}
             loss = self.task.loss(outputs, {"label": torch.from_numpy(split.labels)})
             found = [float(made.score), float(loss)]
-        score, loss_value = broadcast_object_list(found) if self.processes > 1 else found
-        if not math.isfinite(loss_value):
-            self._diverged(f"the validation loss is {loss_value}", len(self.sizes) - 1)
-        return score, loss_value
-
-    def _better(self, now: tuple[float, float]) -> bool:
-        """Compare (score, loss) with the best so far: a better score, or the same with a lower loss."""
-        sign = 1 if self.task.metric.higher_is_better else -1
-        return (sign * now[0], -now[1]) > (sign * self.state.best[0], -self.state.best[1])
+        score, validation_loss = broadcast_object_list(found) if self.processes > 1 else found
+        return score, validation_loss
 
     def _keep_best(self, epoch: int) -> None:
         self.state.best_epoch = epoch
@@ -280,6 +262,7 @@ class _Fit:
                 "objectives": [goal.config.model_dump() for goal in self.goals],
                 "seed": self.seed,
                 "data": self.splits.train.fingerprint,
+                "teacher": self.teacher,
                 "student": {name: list(t.shape) for name, t in self.trainee.state_dict().items()},
             }
         )
@@ -316,43 +299,5 @@ class _Fit:
         self.best = checkpoint.take("best", tensors)
         if (scaler := state.pop("scaler")) and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(scaler)
-        self.state = State(**{**state, "start": tuple(state["start"]), "best": tuple(state["best"])})
+        self.state.restore(state)
         return True
-
-    def _history(self) -> History:
-        state = self.state
-        history = History(
-            initial_validation=state.start[0],
-            initial_validation_loss=state.start[1],
-            epochs=[Epoch(**epoch) for epoch in state.epochs],
-            best_epoch=state.best_epoch,
-            best_validation=state.best[0],
-            images_per_second=state.all_samples / max(state.all_seconds, 1e-9),
-            steps=len(self.sizes) * len(state.epochs),
-            processes=self.processes,
-        )
-        return dataclasses.replace(history, warnings=warnings_of(history, self.task.metric.name, self.section))
-
-
-def _accelerator() -> Accelerator:
-    # A long timeout: the others wait while the first one caches the teacher.
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=timedelta(days=1))]
-    )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise BadInput(
-            f"accelerate is configured for {accelerator.distributed_type.value}, which splits a model over devices; students "
-            "here fit on one: choose MULTI_GPU or MULTI_CPU in `accelerate config`"
-        )
-    return accelerator
-
-
-def _reseed(seed: int, step: int, process: int, device: torch.device) -> None:
-    """Make dropout and the like depend on the step alone, so that where a run was interrupted does not matter."""
-    value = int(np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)[0])
-    # Not torch.manual_seed(): it costs more than all of this together, every step.
-    torch.default_generator.manual_seed(value)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(value)
-    random.seed(value)
-    np.random.seed(value % 2**32)
