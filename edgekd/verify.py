@@ -189,7 +189,7 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
         if graph is None:
             return None
         tensors, fresh = divergence.torch_tensors(graph, inputs)
-        return divergence.first(tensors, file, inputs, modules or fresh, max_error=asked.gate.max_error)
+        return divergence.first(tensors, file, inputs, {**modules, **fresh}, max_error=asked.gate.max_error)
     if "file" in parity and not parity["file"].relative <= asked.gate.max_error:
         return divergence.first(divergence.file_tensors(own, inputs), file, inputs, modules, max_error=asked.gate.max_error)
     if source is None:
@@ -197,7 +197,7 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
     graph = next((g for g in asked.graphs if g.name == name), None)
     if graph is not None:
         tensors, fresh = divergence.torch_tensors(graph, inputs)
-        if found := divergence.first(tensors, source, inputs, modules or fresh, max_error=asked.gate.max_error):
+        if found := divergence.first(tensors, source, inputs, {**modules, **fresh}, max_error=asked.gate.max_error):
             return found
     tensors = divergence.file_tensors(source, inputs)
     return divergence.first(tensors, own, inputs, modules, min_sqnr_db=asked.gate.min_variant_sqnr_db)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,11 +65,17 @@ class Trained:
     target: Target
 
 
-def train(splits: Splits, seed: int, preprocess: Preprocess, epochs: int = 12) -> LoadedModel:
-    """Fit a SmallNet with a plain loop."""
+def train(
+    splits: Splits,
+    seed: int,
+    preprocess: Preprocess,
+    epochs: int = 12,
+    wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
+) -> LoadedModel:
+    """Fit a SmallNet, which `wrap` may put into another network, with a plain loop."""
     torch.manual_seed(seed)
     channels = splits.image_shape[2]
-    module = Preprocessed(SmallNet(channels), preprocess).train()
+    module = Preprocessed(wrap(SmallNet(channels)), preprocess).train()
     sgd = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
     steps = epochs * -(-len(splits.train) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(sgd, 0.1, total_steps=steps)
@@ -114,3 +121,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     job = Job(source, (target,), lambda _, settings: from_task(task, splits.train, settings, seed=0))
     student = task.evaluate(torch_runner(list(graphs)), splits.test)
     return Trained(task, splits, model, graphs, student, source, job, target)
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., LoadedModel]:
+    """Return the function that trained it: (splits, seed, preprocess, epochs, wrap) -> model."""
+    return train
