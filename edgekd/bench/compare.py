@@ -92,7 +92,7 @@ def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str
         )
     if control_seconds < TINY:
         reasons.append(
-            f"the model is tiny ({control_seconds * 1e6:.0f} us a call in full precision): converting outweighs the arithmetic saved"
+            f"the model is tiny ({control_seconds * 1e6:.0f} µs a call in full precision): converting outweighs the arithmetic saved"
         )
     if len(providers) > 1:
         parts = ", ".join(f"{name} {nodes}" for name, nodes in providers.items())

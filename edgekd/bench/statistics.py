@@ -154,11 +154,11 @@ def verdict(found: Interval, candidate: str, control: str) -> str:
     if math.isinf(found.high):
         return f"too few blocks to compare {candidate} with {control}: give the clock more time"
     if not differs(found):
-        return f"no difference seen between {candidate} and {control} ({_times(found.low)}-{_times(found.high)})"
+        return f"no difference seen between {candidate} and {control} ({_span(found)})"
     if found.value > 1:
-        return f"{candidate} is {_times(found.value)}x faster than {control} ({_times(found.low)}-{_times(found.high)})"
+        return f"{candidate} is {_times(found.value)}x faster than {control} ({_span(found)})"
     slower = Interval(1 / found.value, 1 / found.high, 1 / found.low)
-    return f"{candidate} is {_times(slower.value)}x SLOWER than {control} ({_times(slower.low)}-{_times(slower.high)})"
+    return f"{candidate} is {_times(slower.value)}x SLOWER than {control} ({_span(slower)})"
 
 
 def _expanded(resampled: np.ndarray, n: int) -> tuple[float, float]:
@@ -182,6 +182,12 @@ def _expanded(resampled: np.ndarray, n: int) -> tuple[float, float]:
 
 def _times(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _span(found: Interval) -> str:
+    """Write an interval; with one more digit where two would make its ends the same."""
+    low, high = _times(found.low), _times(found.high)
+    return f"{low}-{high}" if low != high else f"{found.low:.3f}-{found.high:.3f}"
 
 
 def _binomial(n: int, p: float) -> np.ndarray:

@@ -140,6 +140,15 @@ def _labels(
     """Choose a side for each label, and heights that keep labels and points of one neighbourhood apart."""
     sides = ["end" if x(p.x) + 14 + 6.2 * len(p.label) > across[1] + 8 else "start" for p in points]
     heights = [y(p.y) for p in points]
+    for i, point in enumerate(points):  # a neighbour in the label's way: to the other side, if that is free
+        reach = 14 + 6.2 * len(point.label)
+        near = [x(q.x) - x(point.x) for q in points if q is not point and abs(y(q.y) - heights[i]) < 10]
+        if (
+            any(0 <= away < reach for away in near)
+            and not any(-reach < away < 0 for away in near)
+            and x(point.x) - reach > across[0]
+        ):
+            sides[i] = "end"
     for side in ("start", "end"):
         left = [i for i, s in enumerate(sides) if s == side]
         while left:  # labels whose spans overlap across must keep apart down

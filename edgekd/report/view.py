@@ -175,13 +175,20 @@ def _models(manifest: Manifest, metric: Metric) -> list[dict[str, str]]:
             found.append(
                 {
                     "role": role,
-                    "reference": model["reference"],
+                    "reference": _reference(model["reference"]),
                     "parameters": number(model["parameters"]),
                     "size": size(model["bytes"]),
                     "score": metric.score(manifest["scores"].get(role)),
                 }
             )
     return found
+
+
+def _reference(reference: str) -> str:
+    """Leave out most of a long path: py:.../model.py:teacher."""
+    kind, colon, rest = reference.partition(":")
+    parts = rest.replace("\\", "/").split("/")
+    return f"{kind}{colon}…/{parts[-1]}" if len(parts) > 2 else reference
 
 
 # --- the gate ----------------------------------------------------------------------------------
@@ -329,7 +336,8 @@ def _variants(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) ->
 def _scheme(scheme: Mapping[str, Any]) -> str:
     weights, activations = scheme.get("weights"), scheme.get("activations")
     if not weights and not activations:
-        return str(scheme.get("label") or "float32")
+        label = scheme.get("label") or "fp32"
+        return "float32" if label == "fp32" else str(label)
     parts = []
     if weights:
         grain = f"groups of {weights['group']}" if weights.get("group") else f"per {weights.get('granularity', 'tensor')}"
