@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .report.formats import DASH, Metric, duration, size
+from .report.words import shipped_bytes, targets
 
 VERDICTS = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "not_verified": "[yellow]not verified[/]"}
 
@@ -22,9 +23,8 @@ DROPPED = ("change", "size", "latency")
 def table(manifest: Mapping[str, Any]) -> Group:
     """Return what to print: for each target a table, then in words what to ship and why. Fits 80 columns, and narrower."""
     metric = Metric(manifest["metric"])
-    named = [key.partition("/")[0] for key in [*manifest["artifacts"], *manifest["verdicts"]]]
     parts: list[RenderableType] = []
-    for target in dict.fromkeys([*named, *manifest["chosen"]]):
+    for target in targets(manifest):
         parts += [_Fitting(target, _rows(manifest, target, metric)), *_words(manifest, target)]
     return Group(*parts or [Text("no files for a target yet")])
 
@@ -68,12 +68,10 @@ def _rows(manifest: Mapping[str, Any], target: str, metric: Metric) -> list[dict
         if home != target:
             continue
         verdict = manifest["verdicts"].get(key)
-        files = manifest["artifacts"].get(key, {}).get("files", [])
-        count = sum(f["bytes"] for f in files if f["path"] not in {"golden.npz", "check.py"})
         rows.append(
             {
                 "variant": escape(variant),
-                "size": size(count or None),
+                "size": size(shipped_bytes(manifest, key)),
                 metric.name: metric.score(verdict["scores"].get("runtime") if verdict else None),
                 "change": metric.drop(verdict.get("drop") if verdict else None),
                 "latency": duration(timed.get(key)),
