@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operations that carry nearly all arithmetic."""
 
+_MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Split", "Identity"}
+
 
 def refuses(config: VariantRecipe) -> str | None:
     """Say what of the scheme ptq cannot do; None when it can. It makes uniform 8-bit weights and 8-bit or float activations."""
@@ -88,12 +90,18 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
 
 def counts(model: onnx.ModelProto) -> dict[str, Any]:
     """Count the heavy nodes: {heavy, int8 (weights and activations), int8_weights (weights alone), float}."""
-    made_by = {output: node.op_type for node in model.graph.node for output in node.output}
+    makers = {output: node for node in model.graph.node for output in node.output}
+
+    def stored_as_integers(name: str) -> bool:
+        while name in makers and makers[name].op_type in _MOVES:  # these move values and run on integers as well
+            name = makers[name].input[0]
+        return name in makers and makers[name].op_type == "DequantizeLinear"
+
     found = {"heavy": 0, "int8": 0, "int8_weights": 0, "float": 0}
     for node in model.graph.node:
         if node.op_type in HEAVY:
             found["heavy"] += 1
-            first, second = (made_by.get(name) == "DequantizeLinear" for name in node.input[:2])
+            first, second = (stored_as_integers(name) for name in node.input[:2])
             found["int8" if first and second else "int8_weights" if first or second else "float"] += 1
     return found
 

@@ -59,7 +59,7 @@ def symmetric_int8(weights: np.ndarray, axis: int | None) -> tuple[np.ndarray, n
     """Return (int8 values of the same shape, float32 scales: one, or one for each index along `axis`)."""
     others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
     largest = np.abs(weights).max(axis=others, keepdims=True)
-    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+    scale = np.maximum(largest / np.float32(127), np.finfo(np.float32).tiny)  # all zero: any scale will do
     q = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
     return q, scale.reshape(-1) if axis is not None else scale.reshape(())
 
