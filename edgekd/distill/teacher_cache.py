@@ -104,7 +104,7 @@ def build(
                     stop = min(start + CHUNK, len(split))
                     mark = folder / "done" / f"{view}-{start}"
                     if not mark.exists():
-                        rows = _forward(module, task, samples, taps, layers, view, np.arange(start, stop))
+                        rows = _forward(module, task, samples, taps, key["outputs"], view, np.arange(start, stop))
                         _check(rows, teacher, start)
                         _put(folder, view, start, rows, len(split), key["views"])
                         mark.parent.mkdir(exist_ok=True)
@@ -143,6 +143,8 @@ def fill(plan: Plan, materials: Materials, folder: Path) -> None:
     distill = plan.recipe.distill
     assert distill is not None  # the plan has this stage only then
     outputs = wanted_outputs(objectives.resolve(distill.objectives))
+    if not outputs:
+        return
     train = materials.splits.train
     made_from = key(materials.teacher, train, distill, plan.recipe.seed, outputs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,13 +162,14 @@ def wanted_outputs(goals: Sequence[objectives.Objective]) -> list[str]:
 
 
 def _forward(
-    module: torch.nn.Module, task: Task, samples: Samples, taps: Taps, layers: list[str], view: int, positions: np.ndarray
+    module: torch.nn.Module, task: Task, samples: Samples, taps: Taps, outputs: list[str], view: int, positions: np.ndarray
 ) -> dict[str, np.ndarray]:
     parts: list[dict[str, torch.Tensor]] = []
     for start in range(0, len(positions), BATCH):
         batch = samples.batch(samples.read(positions[start : start + BATCH]), view)
-        outputs = task.forward(module, batch)
-        parts.append({"logits": outputs["logits"], **{name: taps.outputs[name] for name in layers}})
+        made = task.forward(module, batch)
+        made = {**made, **taps.outputs}
+        parts.append({name: made[name] for name in outputs})
     return {name: torch.cat([part[name].float().cpu() for part in parts]).numpy() for name in parts[0]}
 
 

@@ -58,6 +58,8 @@ def test_what_is_read_is_what_the_teacher_gives_on_that_view(teacher, train, tmp
 def test_layers_are_kept_only_when_wanted(teacher, train, tmp_path):
     made(teacher, train, tmp_path / "logits")
     assert sorted(p.name for p in (tmp_path / "logits").glob("*.npy")) == ["logits.0.npy", "logits.1.npy"]
+    made(teacher, train, tmp_path / "layer", outputs=("4",))
+    assert sorted(p.name for p in (tmp_path / "layer").glob("*.npy")) == ["4.0.npy", "4.1.npy"]
     cache = teacher_cache.open(tmp_path / "both", made(teacher, train, tmp_path / "both", outputs=("logits", "4")))
     assert cache.shapes() == {"logits": (3,), "4": (16, 3, 3)}
     with torch.no_grad():
