@@ -5,7 +5,7 @@ An objective is a module (a file) with
 - `loss(config, step) -> Tensor`: a scalar, mean over samples. `config` is its entry in the recipe, `step` a Step;
 - `NEEDS_TEACHER`: whether it reads `step.teacher`;
 - `layers(config) -> (student's, teacher's)`, where it reads layers: module names, found in `step.student` and
-  `step.teacher` beside `logits`;
+  `step.teacher`; an objective that names layers of the teacher reads its logits only if `logits` is among the names;
 - `trained(config, student, teacher) -> Module | None`, where it trains something beside the student. It gets one
   sample's outputs of both, and comes back as `step.trained`.
 
