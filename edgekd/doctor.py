@@ -86,13 +86,24 @@ def _onnxruntime() -> str:
 
 
 def _nncf() -> str:
-    from .backends import backend_of
+    import numpy as np
+    from onnx import helper, numpy_helper, save
 
-    if missing := backend_of("onnxruntime").missing():
-        raise RuntimeError(missing)
-    import nncf
+    from . import quantize
+    from .recipe import Activations, VariantRecipe, Weights
 
-    return f"imports; quantizes to int8 ({nncf.__name__})"
+    model = _tiny_model()
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    del model.graph.node[:]
+    model.graph.node.append(helper.make_node("MatMul", ["x", "w"], ["y"], name="linear"))
+    wanted = VariantRecipe(name="int8", method="ptq", weights=Weights(bits=8), activations=Activations(bits=8))
+    with tempfile.TemporaryDirectory() as folder:
+        save(model, Path(folder) / "model.onnx")
+        batches = [{"x": np.arange(4, dtype=np.float32)[None]}] * 4
+        job = quantize.Job({"model": Path(folder) / "model.onnx"}, calibration=lambda graph, settings: iter(batches))
+        made = quantize.make(wanted, job, Path(folder) / "int8")
+    assert made.facts["nodes"]["model"]["int8"] == 1, made.facts
+    return "quantizes a tiny graph to int8"
 
 
 def _timm() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import __version__, run_folder
 from .plan import Plan
+from .report.formats import duration
 from .run_folder import Stage
 
 SCHEMA = 1
@@ -120,16 +121,28 @@ def choose(
     }
     timed = [v for v in passed if v in medians]
     if timed:
-        best = min(timed, key=lambda v: medians[v])
-        ms = f"{medians[best] * 1000:.3g} ms warm median"
-        others = len(timed) - 1
-        why = f"the fastest of {len(timed)} that passed, {ms}" if others else f"the only one that passed, {ms}"
-        said = [c["verdict"] for c in comparisons if c.get("target") == target.name]
-        return {"variant": best, "why": why + (f"; {said[0]}" if said else ""), "by": "measurement"}
+        fastest = min(timed, key=lambda v: medians[v])
+        # of those that the clock cannot tell apart, the smallest
+        even = [
+            v for v in timed if v == fastest or _no_difference(f"{target.name}/{v}", f"{target.name}/{fastest}", comparisons)
+        ]
+        best = min(even, key=lambda v: _bytes(plan, target, v))
+        ms = f"{duration(medians[best])} a call"
+        if len(timed) == 1:
+            why = f"the only one that passed, {ms}"
+        elif len(even) > 1:
+            why = f"the smallest of {len(even)} that are as fast as each other, {ms}"
+        else:
+            why = f"the fastest of {len(timed)} that passed, {ms}"
+        return {"variant": best, "why": why, "by": "measurement"}
     labels = {v.name: v.scheme.label for v in plan.recipe.quantize}
     order = [v for wanted in target.prefer for v in passed if labels[v] == wanted]
     best = (order or sorted(passed, key=lambda v: _bytes(plan, target, v)))[0]
     return {"variant": best, "why": f"not measured here; `{target.name}` prefers {best}", "by": "rule"}
+
+
+def _no_difference(a: str, b: str, comparisons: list[dict[str, Any]]) -> bool:
+    return any({c["control"], c["candidate"]} == {a, b} and c["verdict"].startswith("no difference") for c in comparisons)
 
 
 def _bytes(plan: Plan, target: Any, variant: str) -> int:

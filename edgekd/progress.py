@@ -14,9 +14,12 @@ from rich.console import Console
 console = Console(stderr=True, highlight=False)
 
 
-def say(text: str) -> None:
-    """Print one line, rich markup allowed, wrapped softly."""
-    console.print(text, soft_wrap=False)
+def say(text: str, passing: bool = False) -> None:
+    """Print one line, rich markup allowed. passing: the next line takes its place; on a terminal alone."""
+    if not passing:
+        console.print(text)
+    elif console.is_terminal:
+        console.print(text, end="\r")
 
 
 @contextlib.contextmanager
@@ -35,6 +38,8 @@ def bar(label: str, total: float | None) -> Iterator[Callable[..., Any]]:
         task = progress.add_task(label, total=total, note="")
 
         def advance(n: float = 1, note: str | None = None) -> None:
-            progress.update(task, advance=n, **({} if note is None else {"note": note}))
+            progress.update(task, advance=n)
+            if note is not None:
+                progress.update(task, note=note)
 
         yield advance

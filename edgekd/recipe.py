@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -259,12 +260,17 @@ class VariantRecipe(Strict):
 class Gate(Strict):
     """What an artifact may lose and still be called deployable."""
 
-    max_drop: float = Field(0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime")
+    max_drop: float = Field(
+        0.01, ge=0, description="of the metric, from the teacher (or the student, without one) to the runtime"
+    )
     max_error: float = Field(
-        2e-4, gt=0, description="full precision: largest difference between torch, file and runtime, relative to the largest output"
+        2e-4,
+        gt=0,
+        description="full precision: largest difference between torch, file and runtime, relative to the largest output",
     )
     min_sqnr_db: float = Field(
-        25.0, description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file"
+        25.0,
+        description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file",
     )
     min_variant_sqnr_db: float = Field(
         10.0, description="quantized without training: least signal-to-noise ratio of its outputs against the student's"
@@ -310,7 +316,7 @@ class Recipe(Strict):
         return self
 
 
-def load(path: str | Path, settings: tuple[str, ...] | list[str] = ()) -> Recipe:
+def load(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or the recipe.yaml of a folder (yours, or one that ships with edgekd such as models/digits).
 
     settings: overrides such as "distill.epochs=3"; values are YAML. Paths in the file are relative to the file,

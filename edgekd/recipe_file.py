@@ -183,7 +183,13 @@ def _without_tags(location: Iterable[str | int], values: Any) -> Key:
     key: list[str | int] = []
     for part in location:
         inside = values
-        if key and isinstance(values, dict) and part not in values and "kind" in values and part in (values["kind"], "installed"):
+        if (
+            key
+            and isinstance(values, dict)
+            and part not in values
+            and "kind" in values
+            and part in (values["kind"], "installed")
+        ):
             continue
         key.append(part)
         if isinstance(inside, dict):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+
+from .report.formats import duration, size
 
 
 def _table(*columns: str) -> Table:
@@ -12,17 +15,6 @@ def _table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
-
-
-def size(count: float | None) -> str:
-    """Return bytes in a unit a person reads: 1 KB is 1000 bytes."""
-    if count is None:
-        return "-"
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 def plan(found: dict[str, Any]) -> Table:
@@ -86,30 +78,22 @@ def artifacts(manifest: dict[str, Any]) -> Table:
     return made
 
 
-def bench(found: dict[str, Any]) -> Table:
-    """Medians with their intervals, and the verdicts in words."""
+def bench(found: dict[str, Any]) -> Group:
+    """Medians, and below them the verdicts in words."""
     made = _table("artifact", "batch", "load", "first", "warm median", "per second", "memory")
     for m in found["measurements"]:
         warm = m["warm"]
         made.add_row(
             m["artifact"],
             str(m["batch"]),
-            _ms(m["load_s"]),
-            _ms(m["first_call_s"]),
-            _ms(warm["median_s"]),
+            duration(m["load_s"]),
+            duration(m["first_call_s"]),
+            duration(warm["median_s"]),
             f"{m['throughput_per_s']:.0f}",
             size(m.get("peak_memory_bytes")),
         )
-    for comparison in found["comparisons"]:
-        made.add_section()
-        made.add_row(comparison["verdict"])
-    return made
-
-
-def _ms(seconds: Any) -> str:
-    if isinstance(seconds, list):
-        seconds = seconds[0] if seconds else None
-    return "-" if seconds is None else f"{seconds * 1000:.3g} ms"
+    said = [c["verdict"] + (f": {c['why']}" if c.get("why") else "") for c in found["comparisons"]]
+    return Group(made, *said)
 
 
 def targets(found: list[dict[str, Any]]) -> Table:
@@ -127,7 +111,7 @@ def targets(found: list[dict[str, Any]]) -> Table:
 
 def models(found: list[dict[str, Any]]) -> Table:
     """The pairs that ship."""
-    made = _table("pair", "task", "data", "variants", "targets")
+    made = _table("pair", "data", "variants", "targets")
     for pair in found:
-        made.add_row(pair["name"], pair["task"], pair["data"], ", ".join(pair["variants"]), ", ".join(pair["targets"]))
+        made.add_row(pair["name"], pair["data"], ", ".join(pair["variants"]), ", ".join(pair["targets"]))
     return made

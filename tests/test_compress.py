@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-QUICK = ["distill.epochs=2", "distill.views=1", "distill.batch_size=256", "bench.min_seconds=0.05", "bench.min_count=5", "gate.max_drop=1"]
+QUICK = [
+    "distill.epochs=2",
+    "distill.views=1",
+    "distill.batch_size=256",
+    "bench.min_seconds=0.05",
+    "bench.min_count=5",
+    "gate.max_drop=1",
+]
 
 
 def edgekd(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -34,7 +41,12 @@ def compress(out: Path, *more: str, recipe: str = "models/digits") -> subprocess
 
 
 def shipped(run: Path) -> dict[str, str]:
-    files = (f for name in ("targets", "variants", "graphs") for f in (run / name).rglob("*") if f.is_file() and f.name != ".stage.json")
+    files = (
+        f
+        for name in ("targets", "variants", "graphs")
+        for f in (run / name).rglob("*")
+        if f.is_file() and f.name != ".stage.json"
+    )
     found = {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     return {**found, "student": hashlib.sha256((run / "student" / "model.safetensors").read_bytes()).hexdigest()}
 
@@ -88,7 +100,9 @@ def test_scores_are_what_the_runtime_gives_on_the_test_samples(run):
     test = data.load(recipe.Data(source="digits"), None, seed=0).test
     batch = test.take(np.arange(len(test)))
     for variant in ("fp32", "int8"):
-        session = onnxruntime.InferenceSession(run / "targets" / "onnxruntime-cpu" / variant / "model.onnx", providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            run / "targets" / "onnxruntime-cpu" / variant / "model.onnx", providers=["CPUExecutionProvider"]
+        )
         (logits,) = session.run(None, {"image": batch["image"]})
         accuracy = float((logits.argmax(1) == batch["label"]).mean())
         assert manifest(run)["verdicts"][f"onnxruntime-cpu/{variant}"]["scores"]["runtime"] == pytest.approx(accuracy)
@@ -197,7 +211,16 @@ def test_check_py_works_where_the_artifact_is_carried(run, tmp_path):
 def test_killed_at_random_instants_it_ends_with_the_same_bytes(run, tmp_path):
     """The short form of tools/kill_and_resume.py."""
     out, instants = tmp_path / "killed", random.Random(1)
-    command = [sys.executable, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings("distill.checkpoint_minutes=0")]
+    command = [
+        sys.executable,
+        "-m",
+        "edgekd",
+        "compress",
+        "models/digits",
+        "-o",
+        str(out),
+        *settings("distill.checkpoint_minutes=0"),
+    ]
     for _ in range(5):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -335,7 +358,20 @@ def test_a_foreign_pair_runs_unchanged(foreign):
 def test_two_processes_compress_like_one(tmp_path):
     """`accelerate launch -m edgekd`: the first process does everything but the training alone."""
     out = tmp_path / "two"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     done = subprocess.run(
         [*launch, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings()],
         capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -93,7 +93,7 @@ def test_a_folder_of_another_recipe_is_refused_and_untouched(tmp_path):
     run_folder.write_manifest(run, {"schema": 1, "recipe": RECIPE})
     before = (run / "manifest.json").read_bytes()
     run_folder.claim(run, RECIPE)
-    with pytest.raises(BadInput, match="made by another recipe.*student 'py:a.py:f' there, 'py:b.py:g' here"):
+    with pytest.raises(BadInput, match=r"made by another recipe.*student 'py:a.py:f' there, 'py:b.py:g' here"):
         run_folder.claim(run, {**RECIPE, "student": {"model": "py:b.py:g"}})
     assert (run / "manifest.json").read_bytes() == before
 

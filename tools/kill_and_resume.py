@@ -55,7 +55,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         start = time.monotonic()
-        subprocess.run(command(options.recipe, whole, options.settings), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(options.recipe, whole, options.settings), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         seconds = time.monotonic() - start
         print(f"uninterrupted: {seconds:.1f} s, {len(artifacts(whole))} files", flush=True)
         done = 0
@@ -71,7 +73,9 @@ def main() -> int:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 done += 1
-                stages = sorted(str(p.parent.relative_to(killed)) for p in killed.rglob(".stage.json") if ".partial" not in p.parts)
+                stages = sorted(
+                    str(p.parent.relative_to(killed)) for p in killed.rglob(".stage.json") if ".partial" not in p.parts
+                )
                 print(f"kill {done:>2} after {wait:5.1f} s: {len(stages)} stages finished", flush=True)
                 continue
             _, told = process.communicate()
@@ -83,7 +87,9 @@ def main() -> int:
                 return compared
             print("reached the end; starting a new one for the kills that are left", flush=True)
             subprocess.run(["rm", "-rf", str(killed)], check=True)
-        subprocess.run(command(options.recipe, killed, options.settings), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            command(options.recipe, killed, options.settings), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         return compare(whole, killed)
 
 
@@ -91,7 +97,11 @@ def compare(whole: Path, killed: Path) -> int:
     """Print whether two runs hold the same artifacts; return 0 or 1."""
     a, b = artifacts(whole), artifacts(killed)
     differing = sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
-    print(f"{len(a) - len(differing)} of {len(a)} files are the same, byte for byte" + "".join(f"\n  differs: {n}" for n in differing), flush=True)
+    print(
+        f"{len(a) - len(differing)} of {len(a)} files are the same, byte for byte"
+        + "".join(f"\n  differs: {n}" for n in differing),
+        flush=True,
+    )
     return 1 if differing else 0
 
 

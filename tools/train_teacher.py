@@ -26,7 +26,9 @@ def main() -> None:
     manifest = verbs.train(options.pair, out, "teacher", options.settings)
     weights = options.pair / "teacher.safetensors"
     shutil.copyfile(out / "model" / "model.safetensors", weights)
-    print(f"{weights}: {weights.stat().st_size} bytes, {manifest['metric']['name']} {manifest['scores']['teacher']:.4f} on the test samples")
+    print(
+        f"{weights}: {weights.stat().st_size} bytes, {manifest['metric']['name']} {manifest['scores']['teacher']:.4f} on the test samples"
+    )
 
 
 if __name__ == "__main__":

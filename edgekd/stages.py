@@ -1,0 +1,98 @@
+"""What fills the stages around the student: the teacher's outputs, training, scores, graphs. The last argument is the folder to fill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import run_folder
+from .distributed import is_main_process
+from .progress import bar
+
+if TYPE_CHECKING:
+    from .materials import Materials
+    from .models import LoadedModel
+    from .plan import Plan
+
+
+def cache_teacher(plan: Plan, materials: Materials, folder: Path) -> None:
+    """Compute the teacher's outputs on the training samples once."""
+    from .distill import teacher_cache
+
+    teacher_cache.fill(plan, materials, folder)
+
+
+def distill(plan: Plan, materials: Materials, folder: Path) -> None:
+    """Fit the student to the teacher."""
+    from .distill import distill as fit
+
+    student, history = fit(plan, materials, folder)
+    _keep(student, history, folder)
+
+
+def train(plan: Plan, role: str, folder: Path) -> None:
+    """Fit one model on labels alone."""
+    from .distill import train as fit
+
+    model, history, score = fit(plan, role, folder)
+    if is_main_process():
+        _keep(model, history, folder)
+        _write(folder / "score.json", {"score": score, "reference": model.reference, "parameters": model.parameters})
+
+
+def train_along(plan: Plan, materials: Materials) -> None:
+    """Do this process's part of a distributed training; everything else is the first process's work."""
+    from .distill import distill as fit
+
+    step = next(step for step in plan.steps if step.folder == "student")
+    if step.name == "distill" and not plan.cached(step):
+        for cache in (s for s in plan.steps if s.name == "teacher-cache"):
+            while not plan.cached(cache):  # the first process makes it; that may take hours, and a collective would time out
+                time.sleep(1)
+        fit(plan, materials, plan.out / ".partial" / "rank")
+
+
+def take_student(materials: Materials, folder: Path) -> None:
+    """Take a student as it is: without `distill`, the recipe compresses a finished model."""
+    from . import models
+
+    models.save(materials.fresh_student, folder)
+
+
+def score(materials: Materials, role: str, folder: Path) -> None:
+    """Score teacher or student on the test samples, and keep its outputs."""
+    import numpy as np
+
+    from .export.graph import torch_runner
+
+    model = materials.teacher if role == "teacher" else materials.student
+    samples = materials.splits.test
+    with bar(f"score {role}", len(samples)) as advance:
+        made = materials.task.evaluate(torch_runner(materials.task.graphs(model, materials.splits)), samples, advance=advance)
+    for name, values in {**made.outputs, "per_sample": made.per_sample}.items():
+        np.save(folder / f"{name}.npy", values)
+    facts = {"score": made.score, "samples": len(samples), "reference": model.reference, "parameters": model.parameters}
+    _write(folder / "score.json", facts)
+
+
+def write_graphs(materials: Materials, folder: Path) -> None:
+    """Write the finished student as ONNX, full precision."""
+    from .export import onnx
+
+    for graph in materials.student_graphs:
+        onnx.write(graph, folder / f"{graph.name}.onnx")
+
+
+def _keep(model: LoadedModel, history: dict[str, Any], folder: Path) -> None:
+    from . import models
+
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    models.save(model, folder)
+    _write(folder / "history.json", history)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    run_folder.write_text(file, json.dumps(content))
