@@ -65,7 +65,7 @@ def compress(
     if dry_run:
         _show(verbs.dry_run(recipe, out, settings or (), target or ()), as_json, tables.plan)
         return
-    _finish(verbs.compress(recipe, out, settings or (), target or ()), as_json)
+    _finish(verbs.compress(recipe, out, settings or (), target or ()), as_json, verbs.home_of(recipe, out) / "report.html")
 
 
 @app.command(**_example("edgekd train models/digits -o runs/digits-teacher --set train.epochs=2"))
@@ -191,11 +191,13 @@ def _show(result: Any, as_json: bool, table: Any) -> None:
         Console(highlight=False).print(table(result))
 
 
-def _finish(manifest: Any, as_json: bool) -> None:
-    """Print a run's outcome; exit 3 when an artifact failed the gate."""
+def _finish(manifest: Any, as_json: bool, report: Path | None = None) -> None:
+    """Print a run's outcome and where its report is; exit 3 when an artifact failed the gate."""
     from . import summary, verbs
 
     _show(manifest, as_json, summary.table)
+    if report and not as_json and _is_first_process():
+        print(f"report: {report}")
     if failed := verbs.failed(manifest):
         raise GateFailed(failed)
 

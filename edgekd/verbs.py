@@ -128,10 +128,14 @@ def failed(manifest: Manifest) -> str:
     return "\n".join(f"{name} failed the gate: {v['reason']}" for name, v in verdicts.items() if v["status"] == "failed")
 
 
+def home_of(recipe: str | Path, out: str | Path | None) -> Path:
+    """Return the run folder: `out`, or runs/NAME-OF-RECIPE."""
+    return Path(out) if out else Path("runs") / _name(locate(recipe))
+
+
 def _plan(recipe: str | Path, out: str | Path | None, settings: Settings, targets: Sequence[str]) -> Plan:
-    read, file = load(recipe, settings), locate(recipe)
-    home = Path(out) if out else Path("runs") / _name(file)
-    return planning.plan(_only(read, targets), home, str(file))
+    read = load(recipe, settings)
+    return planning.plan(_only(read, targets), home_of(recipe, out), str(locate(recipe)))
 
 
 def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) -> Plan:
