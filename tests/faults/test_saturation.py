@@ -96,7 +96,7 @@ class Brightening(nn.Module):
 @pytest.fixture(scope="module")
 def bright(trained, fit, tmp_path_factory):
     """A student with that layer."""
-    model = fit(trained.splits, seed=0, preprocess=trained.model.preprocess, wrap=Brightening)
+    model = fit(trained.splits, seed=0, preprocess=trained.model.preprocess, epochs=6, wrap=Brightening)
     (graph,) = trained.task.graphs(model, trained.splits)
     source = {"model": tmp_path_factory.mktemp("bright") / "model.onnx"}
     onnx.write(graph, source["model"])
