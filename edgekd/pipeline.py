@@ -33,10 +33,14 @@ def run(plan: Plan, first: str = "distill", last: str = "report") -> Manifest:
         return {}
     with run_folder.locked(plan.out):
         record = Record(plan)
-        corridor = (distill, quantize, export, verify, bench, report)
+        corridor = (distill, quantize, export, verify, bench)
         names = [part.__name__ for part in corridor]
-        for number, part in enumerate(corridor[: names.index(last) + 1]):
+        for number, part in enumerate(corridor if last == "report" else corridor[: names.index(last) + 1]):
             part(plan, materials, partial(_make, plan, record, part.__name__, number >= names.index(first)))
+        _add_later_stages(plan, record)
+        record.write()
+        if last == "report" or (plan.out / "report.html").exists():
+            report(plan)
         return record.manifest
 
 
@@ -88,7 +92,7 @@ def bench(plan: Plan, materials: Materials, make: Make) -> None:
         make(plan.step(f"bench/{target.name}"), partial(bench.fill, plan, target))
 
 
-def report(plan: Plan, materials: Materials, make: Make) -> None:
+def report(plan: Plan) -> None:
     """Write the report from the manifest."""
     from . import report
 
@@ -106,6 +110,14 @@ def train(plan: Plan, role: str) -> Manifest:
         _make(plan, record, "train", True, plan.step("train"), partial(stages.train, plan, role))
         record.write()
         return record.manifest
+
+
+def _add_later_stages(plan: Plan, record: Record) -> None:
+    """Note what an earlier, longer run has finished and is still right, so that the manifest does not forget it."""
+    known = {stage.name for stage in record.stages}
+    for step in plan.steps:
+        if step.name not in known and (stage := run_folder.finished(plan.out, step.folder, step.fingerprint)):
+            record.stages.append(stage)
 
 
 def _make(plan: Plan, record: Record, verb: str, may_make: bool, step: Step, fill: Callable[[Path], None]) -> None:

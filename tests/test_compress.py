@@ -124,7 +124,7 @@ def test_a_cached_run_imports_neither_torch_nor_a_runtime(copy):
         "import sys\n"
         f"sys.argv = ['edgekd', 'compress', 'models/digits', '-o', {str(copy)!r}, *{settings()!r}]\n"
         "from edgekd.cli import main\n"
-        "main()\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code\n"
         "print('HEAVY', sorted({'torch', 'onnxruntime', 'nncf', 'transformers', 'timm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_message(tmp_path):
     try:
         done = compress(home / "run")
         assert done.returncode == 2, done.stderr
-        assert "disk is full" in done.stderr or "free" in done.stderr
+        assert "free some space" in done.stderr.lower()
         assert "Traceback" not in done.stderr
     finally:
         subprocess.run(["umount", str(home)], check=True)
@@ -358,23 +358,12 @@ def test_a_foreign_pair_runs_unchanged(foreign):
 def test_two_processes_compress_like_one(tmp_path):
     """`accelerate launch -m edgekd`: the first process does everything but the training alone."""
     out = tmp_path / "two"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
+    # accelerate takes several processes for several GPUs; ACCELERATE_USE_CPU makes them CPU processes
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*launch, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings()],
-        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = manifest(out)
