@@ -55,6 +55,8 @@ def distill(plan: Plan, materials: Materials, make: Make) -> None:
         "graphs": partial(stages.write_graphs, materials),
     }
     student_is_there = any(plan.cached(step) for step in plan.steps if step.folder == "student")
+    if not student_is_there:
+        stages.check(plan, materials)
     for step in plan.steps:
         if step.name in fillers and not (step.name == "teacher-cache" and student_is_there and not plan.cached(step)):
             make(step, fillers[step.name])

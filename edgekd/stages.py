@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 
+def check(plan: Plan, materials: Materials) -> None:
+    """Check before training what only the loaded models can tell: that teacher, student and data fit, and what `keep` names."""
+    from .quantize import keep
+
+    student = materials.fresh_student
+    for variant in plan.recipe.quantize:
+        keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
+
+
 def cache_teacher(plan: Plan, materials: Materials, folder: Path) -> None:
     """Compute the teacher's outputs on the training samples once."""
     from .distill import teacher_cache
