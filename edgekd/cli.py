@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -174,18 +176,23 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command(**_example("edgekd init my-model", "edgekd compress my-model --dry-run"))
-def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the recipe and the models.")]) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the recipe and the models.")],
+    as_json: Json = False,
+) -> None:
     """Write a recipe to start from: commented, and working as it is."""
     from .starter import write
 
-    for path in write(folder):
-        print(path)
+    written = [str(path) for path in write(folder)]
+    print(json.dumps({"written": written}) if as_json else "\n".join(written))
 
 
 def _show(result: Any, as_json: bool, table: Any) -> None:
+    if not _is_first_process():
+        return
     if as_json:
         print(json.dumps(result, indent=2))
-    elif _is_first_process():
+    else:
         from rich.console import Console
 
         Console(highlight=False).print(table(result))
@@ -213,29 +220,48 @@ def main() -> None:
     # Threads that spin while they wait make training up to 25 times slower on a machine with other work to do (seen with
     # two cores at a load of 4), and gain little on a quiet one. Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without µ must not cost a finished run
+    interrupted = _Interrupted()
+    signal.signal(signal.SIGINT, interrupted)
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except EdgekdError as error:
+    except (KeyboardInterrupt, Exception) as error:
+        # some libraries swallow Ctrl-C and fail a little later, of something else
+        if interrupted.yes or isinstance(error, KeyboardInterrupt):
+            _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
+        _tell(error)
+
+
+class _Interrupted:
+    """A handler of Ctrl-C that remembers."""
+
+    yes = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.yes = True
+        raise KeyboardInterrupt
+
+
+def _tell(error: Exception) -> NoReturn:
+    """Print an expected failure and exit with its code; raise what is a bug."""
+    if isinstance(error, EdgekdError):
         _fail(str(error), error.exit_code)
-    except typer.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         sys.stderr.close()
         sys.exit(1)
-    except OSError as error:
+    if isinstance(error, OSError):
         _fail(_explain(error), 2)
-    except Exception as error:
-        if (code := getattr(error, "exit_code", None)) is None:
-            raise
-        show = getattr(error, "show", None)  # click's own usage errors print themselves
-        if show:
-            show()
-        sys.exit(code)
+    code = getattr(error, "exit_code", None)
+    if code is None:
+        raise error
+    if show := getattr(error, "show", None):  # click's own usage errors print themselves
+        show()
+    sys.exit(code)
 
 
 def _explain(error: OSError) -> str:
@@ -249,7 +275,7 @@ def _explain(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 

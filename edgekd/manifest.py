@@ -20,7 +20,7 @@ class Record:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.stages: list[Stage] = []
-        if not (plan.out / "manifest.json").exists():
+        if not ((plan.out / "manifest.json").exists() and run_folder.has_stages(plan.out)):
             self.write()  # before anything else: the folder is this recipe's from now on, whenever we are killed
 
     def add(self, stage: Stage) -> None:
@@ -57,6 +57,7 @@ class Record:
             "kind": plan.kind,
             "recipe": recipe.model_dump(mode="json"),
             "recipe_file": plan.recipe_file,
+            "inputs": plan.inputs,
             "seed": recipe.seed,
             "host": _host(),
             "stages": [

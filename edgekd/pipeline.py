@@ -26,7 +26,7 @@ Make = Callable[[Step, Callable[[Path], None]], None]
 
 def run(plan: Plan, first: str = "distill", last: str = "report") -> Manifest:
     """Carry out a plan and return the manifest. Raises BadInput, Diverged, Missing; the gate's outcome is in the verdicts."""
-    run_folder.claim(plan.out, plan.recipe.model_dump(mode="json"))
+    run_folder.claim(plan.out, plan.recipe.model_dump(mode="json"), plan.kind)
     materials = Materials(plan)
     if not is_main_process():
         stages.train_along(plan, materials)
@@ -74,7 +74,7 @@ def export(plan: Plan, materials: Materials, make: Make) -> None:
     """Write every variant for every target."""
     from .export import artifact
 
-    for target, variant in plan.pairs():
+    for target, variant in plan.wanted_pairs():
         make(plan.step(f"export/{target.name}/{variant}"), partial(artifact.fill, plan, materials, target, variant))
 
 
@@ -82,7 +82,7 @@ def verify(plan: Plan, materials: Materials, make: Make) -> None:
     """Judge every artifact by the gate, on its runtime."""
     from . import verify
 
-    for target, variant in plan.pairs():
+    for target, variant in plan.wanted_pairs():
         make(plan.step(f"verify/{target.name}/{variant}"), partial(verify.fill, plan, materials, target, variant))
 
 
@@ -90,7 +90,7 @@ def bench(plan: Plan, materials: Materials, make: Make) -> None:
     """Time every artifact whose runtime is here, alternately with its full-precision control."""
     from . import bench
 
-    for target in plan.targets:
+    for target in plan.wanted():
         make(plan.step(f"bench/{target.name}"), partial(bench.fill, plan, target))
 
 
@@ -103,7 +103,7 @@ def report(plan: Plan) -> None:
 
 def train(plan: Plan, role: str) -> Manifest:
     """Carry out `edgekd train`: fit one model on labels alone, score it on the test samples."""
-    run_folder.claim(plan.out, plan.recipe.model_dump(mode="json"))
+    run_folder.claim(plan.out, plan.recipe.model_dump(mode="json"), plan.kind)
     if not is_main_process():
         stages.train(plan, role, plan.out / ".partial" / "rank")
         return {}
@@ -125,6 +125,13 @@ def _add_later_stages(plan: Plan, record: Record) -> None:
 def _make(plan: Plan, record: Record, verb: str, may_make: bool, step: Step, fill: Callable[[Path], None]) -> None:
     stage = run_folder.finished(plan.out, step.folder, step.fingerprint)
     if stage is None:
+        changed = run_folder.changed_file(plan.out, step.folder, step.fingerprint)
+        if changed and not may_make:
+            raise BadInput(
+                f"{plan.out / changed}: not the file that was made (its SHA-256 differs): make it again with `edgekd {verb}`"
+            )
+        if changed:
+            say(f"[yellow]{changed} is not the file that was made: making it again[/]")
         if not may_make:
             state = "is out of date" if (plan.out / step.folder).exists() else "is not there yet"
             raise BadInput(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import data, host, quantize, run_folder
+from . import data, host, imports, quantize, run_folder
 from .backends import BACKENDS, backend_of
 from .errors import BadInput, Missing
 from .recipe import Model, Recipe
@@ -58,7 +58,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe, where its run lives, and its stages in order."""
+    """A recipe, where its run lives, and its stages in order.
+
+    only: names of the targets to work for, all when empty. inputs: what data, teacher and student were, as hashes.
+    """
 
     recipe: Recipe
     out: Path
@@ -67,6 +70,8 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     recipe_file: str = ""
     kind: str = "compress"
+    only: tuple[str, ...] = ()
+    inputs: dict[str, str | None] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
 
     def step(self, name: str) -> Step:
@@ -78,13 +83,28 @@ class Plan:
         refused = {(r.target, r.variant) for r in self.refusals}
         return [(t, v.name) for t in self.targets for v in self.recipe.quantize if (t.name, v.name) not in refused]
 
+    def wanted(self) -> list[Target]:
+        """Return the targets to work for."""
+        return [target for target in self.targets if not self.only or target.name in self.only]
+
+    def wanted_pairs(self) -> list[tuple[Target, str]]:
+        """Return the (target, variant) pairs to work for."""
+        wanted = self.wanted()
+        return [(target, variant) for target, variant in self.pairs() if target in wanted]
+
     def cached(self, step: Step) -> bool:
         """Say whether a step is finished in the run folder already."""
         return run_folder.finished(self.out, step.folder, step.fingerprint) is not None
 
 
-def plan(recipe: Recipe, out: Path, recipe_file: str = "") -> Plan:
-    """Lay out the stages of `edgekd compress`. Raises BadInput or Missing for what cannot work."""
+def plan(
+    recipe: Recipe, out: Path, recipe_file: str = "", only: Sequence[str] = (), known: dict[str, str | None] | None = None
+) -> Plan:
+    """Lay out the stages of `edgekd compress`. Raises BadInput or Missing for what cannot work.
+
+    known: hashes of data, teacher and student from the manifest of a run, for those that are no longer where they were:
+    what was made from them is still good.
+    """
     targets = tuple(load_target(name) for name in recipe.targets)
     refusals = tuple(_refusals(recipe, targets))
     for target in targets:
@@ -96,8 +116,11 @@ def plan(recipe: Recipe, out: Path, recipe_file: str = "") -> Plan:
         if reason := quantize.refuses(variant):
             raise BadInput(f"quantize `{variant.name}`: {reason}")
     _need_packages(targets)
-    check_files(recipe)
-    return Plan(recipe, out, targets, tuple(_steps(recipe, targets, refusals)), refusals, recipe_file)
+    inputs = _inputs(recipe, known or {})
+    names = tuple(Path(name).stem if name.endswith(".toml") else name for name in only)
+    return Plan(
+        recipe, out, targets, tuple(_steps(recipe, targets, refusals, inputs)), refusals, recipe_file, only=names, inputs=inputs
+    )
 
 
 def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -> Plan:
@@ -105,17 +128,39 @@ def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -
     model = getattr(recipe, role)
     if model is None:
         raise BadInput(f"the recipe has no {role} to train: add `{role}: {{model: ...}}`, or give --model")
-    check_files(recipe.model_copy(update={"teacher": None, "student": model.model_copy(update={"weights": None})}))
+    check_model_files(role, model.model_copy(update={"weights": None}))
     made = fingerprint(
         "train", role, _settings(recipe.train), data.fingerprint(recipe.data), model_fingerprint(model.model_copy(update={"weights": None})),
         _plain(recipe.preprocess), recipe.seed, _code("model"),
     )  # fmt: skip
-    return Plan(recipe, out, (), (Step("train", "model", made),), (), recipe_file, "train", {"train": role})
+    return Plan(recipe, out, (), (Step("train", "model", made),), (), recipe_file, "train", roles={"train": role})
 
 
-def _steps(recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refusal]) -> Iterable[Step]:
-    samples = data.fingerprint(recipe.data)
-    teacher = model_fingerprint(recipe.teacher) if recipe.teacher else None
+def _inputs(recipe: Recipe, known: dict[str, str | None]) -> dict[str, str | None]:
+    def one(name: str, read: Callable[[], str]) -> str | None:
+        try:
+            return read()
+        except (BadInput, OSError):
+            if known.get(name) is None:
+                raise
+            return known[name]
+
+    def of(role: str, model: Model) -> str:
+        check_model_files(role, model)
+        return model_fingerprint(model)
+
+    teacher, student = recipe.teacher, recipe.student
+    return {
+        "data": one("data", lambda: data.fingerprint(recipe.data)),
+        "teacher": one("teacher", lambda: of("teacher", teacher)) if teacher else None,
+        "student": one("student", lambda: of("student", student)),
+    }
+
+
+def _steps(
+    recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refusal], inputs: dict[str, str | None]
+) -> Iterable[Step]:
+    samples, teacher = inputs["data"], inputs["teacher"]
     shared = [samples, _plain(recipe.preprocess), recipe.seed, recipe.task]
     distill = recipe.distill
     if distill and any(o.kind != "task" for o in distill.objectives) and distill.teacher == "cached":
@@ -123,7 +168,7 @@ def _steps(recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refus
         cache = fingerprint("teacher-cache", shared, teacher, _plain(distill.augment), distill.views, outputs, _code("model"))
         yield Step("teacher-cache", "teacher_cache", cache)
     student = fingerprint(
-        "student", shared, model_fingerprint(recipe.student), _settings(distill) if distill else None, teacher if distill else None,
+        "student", shared, inputs["student"], _settings(distill) if distill else None, teacher if distill else None,
         _code("model"),
     )  # fmt: skip
     yield Step("distill" if distill else "student", "student", student)
@@ -142,7 +187,8 @@ def _steps(recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refus
     exported: dict[tuple[str, str], str] = {}
     for target in targets:
         for name in (v.name for v in recipe.quantize if (target.name, v.name) not in refused):
-            made = fingerprint("export", variants[name], target.fingerprint, samples, _code("export"))
+            tolerance = [recipe.gate.max_error, recipe.gate.min_sqnr_db]  # check.py judges by them on the device
+            made = fingerprint("export", variants[name], target.fingerprint, samples, tolerance, _code("export"))
             exported[target.name, name] = made
             yield Step(f"export/{target.name}/{name}", f"targets/{target.name}/{name}", made)
     for (target_name, name), made in exported.items():
@@ -174,27 +220,26 @@ def _need_packages(targets: tuple[Target, ...]) -> None:
             raise Missing(missing)
 
 
-def check_files(recipe: Recipe) -> None:
-    """Check that the files which the recipe names are there. Raises BadInput."""
-    for role in ("teacher", "student"):
-        model: Model | None = getattr(recipe, role)
-        if model is None:
-            continue
-        if model.weights and not model.weights.is_file():
-            raise BadInput(
-                f"{role}.weights: no file {model.weights}. Train one with `edgekd train RECIPE --model {role}`, or mend the path"
-            )
-        if model.model.startswith("py:"):
-            file = Path(model.model.removeprefix("py:").rpartition(":")[0])
-            if not file.is_file():
-                raise BadInput(f"{role}.model: no file {file}. Write py:FILE.py:FUNCTION, the file relative to the recipe")
+def check_model_files(role: str, model: Model) -> None:
+    """Check that the files which a model names are there. Raises BadInput."""
+    if model.weights and not model.weights.is_file():
+        raise BadInput(
+            f"{role}.weights: no file {model.weights}. Train one with `edgekd train RECIPE --model {role}`, or mend the path"
+        )
+    if model.model.startswith("py:"):
+        file, colon, function = model.model.removeprefix("py:").rpartition(":")
+        if not colon or not file or not function:
+            raise BadInput(f"{role}.model: {model.model} names no function. Write py:FILE.py:FUNCTION")
+        if not Path(file).is_file():
+            raise BadInput(f"{role}.model: no file {file}. Write py:FILE.py:FUNCTION, the file relative to the recipe")
 
 
 def model_fingerprint(model: Model) -> str:
     """Return a hash of what a model is: its code, its weights' content, its preprocessing and classes, wherever they lie."""
     kind, _, rest = model.model.partition(":")
     if kind == "py":
-        source: Any = run_folder.file_hash(Path(rest.rpartition(":")[0])), rest.rpartition(":")[2]
+        file = Path(rest.rpartition(":")[0])
+        source: Any = [run_folder.file_hash(path) for path in imports.sources(file)], rest.rpartition(":")[2]
     elif Path(rest if kind == "hf" else model.model).is_dir():
         source = _folder_hash(Path(rest if kind == "hf" else model.model))
     else:

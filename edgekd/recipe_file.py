@@ -148,6 +148,8 @@ def _path_value(key: Key, value: Any, folder: Path) -> Any:
                 return f"hf:{(folder / rest).resolve()}"
             if kind not in {"timm", "hf", "py"} and (folder / value).exists():
                 return str((folder / value).resolve())
+        case ("targets", int()) if value.endswith(".toml"):
+            return str((folder / value).resolve())
         case ("data", "source"):
             # a hub id such as mnist must not be taken for a path, nor a path for a hub id
             looks_like_a_path = value.startswith((".", "/", "~")) or Path(value).suffix in {".parquet", ".csv", ".jsonl"}
@@ -172,7 +174,7 @@ def _messages(error: ValidationError, values: Any, file: Path, lines: dict[Key, 
     for key, problem in problems:
         if problem["type"] == "too_short" and any(k[: len(key)] == key and len(k) > len(key) for k, _ in problems):
             continue  # a list whose items are wrong is counted as empty: only the items' own errors help
-        origin = next((text for k, text in origins.items() if key[: len(k)] == k), None)
+        origin = next((text for k, text in origins.items() if key[: len(k)] == k or k[: len(key)] == key), None)
         line = next((lines[key[:n]] for n in range(len(key), -1, -1) if key[:n] in lines), None)
         where = origin or (f"{file}:{line}" if line and len(key) else str(file))
         yield f"{where}: {_sentence(problem, key, values)}"

@@ -61,6 +61,21 @@ def finished(run: Path, folder: str, fingerprint: str) -> Stage | None:
     return Stage(record["name"], home, fingerprint, record["seconds"], cached=True)
 
 
+def changed_file(run: Path, folder: str, fingerprint: str) -> str | None:
+    """Return the file of a stage made from exactly these inputs that is no longer what was made; None when there is none."""
+    try:
+        record = json.loads((run / folder / RECORD).read_text())
+        if record["fingerprint"] != fingerprint:
+            return None
+        for name, (_, digest) in record["files"].items():
+            path = run / folder / name
+            if not path.is_file() or file_hash(path) != digest:
+                return f"{folder}/{name}"
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
 def make(run: Path, name: str, folder: str, fingerprint: str, fill: Callable[[Path], None]) -> Stage:
     """Fill a stage and commit it. `fill` gets a folder, which still holds what an interrupted run left in it."""
     partial = run / ".partial" / f"{folder.replace('/', '__')}@{fingerprint[:16]}"
@@ -166,21 +181,33 @@ def identity(recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def claim(run: Path, recipe: dict[str, Any]) -> None:
-    """Create the run folder, or check that it is this recipe's. Raises BadInput."""
+def has_stages(run: Path) -> bool:
+    """Say whether any stage in the run folder is finished: before that, nothing would be lost."""
+    return any(".partial" not in path.relative_to(run).parts for path in run.rglob(RECORD))
+
+
+def check(run: Path, recipe: dict[str, Any], kind: str) -> None:
+    """Check that a run folder may be made there, or is this recipe's and of this kind (compress, train). Raises BadInput."""
     if run.exists() and not run.is_dir():
         raise BadInput(f"{run}: is a file; give -o a folder")
     if run.is_dir():
         others = [p.name for p in run.iterdir() if p.name not in {".lock", ".partial"}]
-        if (run / "manifest.json").is_file():
-            made, mine = identity(read_manifest(run)["recipe"]), identity(recipe)
+        if (run / "manifest.json").is_file() and has_stages(run):
+            manifest = read_manifest(run)
+            made = {"verb": manifest.get("kind", "compress"), **identity(manifest["recipe"])}
+            mine = {"verb": kind, **identity(recipe)}
             differing = [f"{key} {made[key]!r} there, {mine[key]!r} here" for key in mine if made[key] != mine[key]]
             if differing:
                 raise BadInput(
                     f"{run}: made by another recipe ({'; '.join(differing)}). Give another -o, or remove that folder"
                 )
-        elif others:
+        elif others and not (run / "manifest.json").is_file():
             raise BadInput(f"{run}: not empty and not a run folder (it holds {others[0]}). Give -o a new folder")
+
+
+def claim(run: Path, recipe: dict[str, Any], kind: str) -> None:
+    """Create the run folder, or check that it is this recipe's. Raises BadInput."""
+    check(run, recipe, kind)
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not os.access(run, os.W_OK | os.X_OK):

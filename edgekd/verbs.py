@@ -35,6 +35,7 @@ def dry_run(
     from .estimate import estimate
 
     plan = _plan(recipe, out, settings, targets)
+    run_folder.check(plan.out, plan.recipe.model_dump(mode="json"), plan.kind)
     return {
         "recipe": plan.recipe_file,
         "out": str(plan.out),
@@ -80,6 +81,8 @@ def bench(things: Sequence[str | Path], settings: Settings = (), targets: Sequen
         return pipeline.run(_plan_of_run(paths[0], settings, targets), first="bench", last="bench")
     from .bench import measure_paths
 
+    if targets:
+        raise BadInput("--target goes with a run folder; artifact folders and .onnx files are what they are")
     return measure_paths(paths, settings)
 
 
@@ -135,7 +138,7 @@ def home_of(recipe: str | Path, out: str | Path | None) -> Path:
 
 def _plan(recipe: str | Path, out: str | Path | None, settings: Settings, targets: Sequence[str]) -> Plan:
     read = load(recipe, settings)
-    return planning.plan(_only(read, targets), home_of(recipe, out), str(locate(recipe)))
+    return planning.plan(_with(read, targets), home_of(recipe, out), str(locate(recipe)), targets)
 
 
 def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) -> Plan:
@@ -146,11 +149,13 @@ def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) ->
             f"{home}: made by `edgekd train`; give its weights to a recipe (weights: {home / 'model/model.safetensors'})"
         )
     read = from_manifest(manifest["recipe"], home / "manifest.json", settings)
-    return planning.plan(_only(read, targets), home, manifest["recipe_file"])
+    return planning.plan(_with(read, targets), home, manifest["recipe_file"], targets, manifest.get("inputs"))
 
 
-def _only(recipe: Recipe, targets: Sequence[str]) -> Recipe:
-    return recipe.model_copy(update={"targets": tuple(targets)}) if targets else recipe
+def _with(recipe: Recipe, targets: Sequence[str]) -> Recipe:
+    """Add the targets asked for that the recipe does not have: the others stay, with what was made for them."""
+    asked = [str(Path(t).resolve()) if t.endswith(".toml") else t for t in targets]
+    return recipe.model_copy(update={"targets": (*recipe.targets, *(t for t in asked if t not in recipe.targets))})
 
 
 def _name(file: Path) -> str:

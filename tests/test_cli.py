@@ -73,8 +73,7 @@ def test_every_verb_has_help_with_an_example(verb):
     assert done.returncode == 0
     assert "Example:" in done.stdout
     assert f"edgekd {verb}" in done.stdout.split("Example:")[1]
-    if verb not in {"init"}:
-        assert "--json" in done.stdout
+    assert "--json" in done.stdout
 
 
 def test_options_are_kebab_case():

@@ -186,6 +186,63 @@ def test_what_does_not_fit_is_told_before_a_finished_run_is_touched(copy, settin
     assert {f: f.read_bytes() for f in copy.rglob("*") if f.is_file() and ".partial" not in f.parts} == before
 
 
+def test_after_a_failed_start_the_corrected_recipe_may_use_the_folder(tmp_path):
+    out = tmp_path / "run"
+    assert compress(out, "student.model=py:models/digits/model.py:studnt").returncode == 2
+    assert edgekd("compress", "models/digits", "-o", str(out), "--dry-run").returncode == 0
+
+
+def test_training_into_a_finished_run_is_refused_and_the_other_way_round(copy):
+    before = (copy / "manifest.json").read_bytes()
+    done = edgekd("train", "models/digits", "-o", str(copy), "--set", "train.epochs=1")
+    assert done.returncode == 2
+    assert "verb 'compress' there, 'train' here" in done.stderr
+    assert (copy / "manifest.json").read_bytes() == before
+
+
+def test_another_target_joins_and_those_before_stay(copy, tmp_path):
+    source = (Path(__file__).parent.parent / "targets" / "onnxruntime-cpu.toml").read_text()
+    (tmp_path / "mine.toml").write_text(source)
+    done = compress(copy, "bench.min_count=6", recipe="models/digits")
+    assert done.returncode == 0
+    done = edgekd(
+        "compress", "models/digits", "-o", str(copy), *settings("bench.min_count=6"), "--target", "mine.toml", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    told = manifest(copy)
+    assert set(told["verdicts"]) == {f"{t}/{v}" for t in ("onnxruntime-cpu", "mine") for v in ("fp32", "int8")}
+    assert set(told["chosen"]) == {"onnxruntime-cpu", "mine"}
+    assert {stage["name"] for stage in told["stages"] if not stage["cached"]} == {
+        "export/mine/fp32", "export/mine/int8", "verify/mine/fp32", "verify/mine/int8", "bench/mine",
+    }  # fmt: skip
+
+
+def test_a_changed_file_is_named_and_never_judged(copy):
+    model = copy / "targets" / "onnxruntime-cpu" / "fp32" / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    done = edgekd("verify", str(copy))
+    assert done.returncode == 2
+    assert "model.onnx: not the file that was made" in done.stderr
+
+
+def test_a_run_is_timed_and_judged_again_when_its_sources_are_gone(tmp_path):
+    home = Path(__file__).parent.parent / "models" / "digits"
+    shutil.copytree(home, tmp_path / "pair")
+    assert compress(tmp_path / "run", recipe=str(tmp_path / "pair")).returncode == 0
+    shutil.rmtree(tmp_path / "pair")
+    for verb in ("verify", "report"):
+        assert edgekd(verb, str(tmp_path / "run")).returncode == 0
+    done = edgekd("bench", str(tmp_path / "run"), "--set", "bench.min_count=7", "--set", "bench.min_seconds=0.05")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stricter_tolerance_reaches_the_artifact(copy):
+    assert compress(copy, "gate.max_error=0.0001").returncode == 0
+    assert "0.0001" in (copy / "targets" / "onnxruntime-cpu" / "fp32" / "artifact.json").read_text()
+
+
 def test_the_verbs_one_by_one_make_the_same_files(run, tmp_path):
     out = tmp_path / "steps"
     early = edgekd("quantize", str(out))

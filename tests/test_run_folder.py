@@ -89,21 +89,25 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys():
 
 def test_a_folder_of_another_recipe_is_refused_and_untouched(tmp_path):
     run = tmp_path / "run"
-    run_folder.claim(run, RECIPE)
+    run_folder.claim(run, RECIPE, "compress")
     run_folder.write_manifest(run, {"schema": 1, "recipe": RECIPE})
+    run_folder.claim(run, {**RECIPE, "student": {"model": "py:typo.py:f"}}, "compress")  # nothing finished: nothing to lose
+    run_folder.make(run, "distill", "student", "a" * 64, fill("one"))
     before = (run / "manifest.json").read_bytes()
-    run_folder.claim(run, RECIPE)
+    run_folder.claim(run, RECIPE, "compress")
+    with pytest.raises(BadInput, match=r"verb 'compress' there, 'train' here"):
+        run_folder.claim(run, RECIPE, "train")
     with pytest.raises(BadInput, match=r"made by another recipe.*student 'py:a.py:f' there, 'py:b.py:g' here"):
-        run_folder.claim(run, {**RECIPE, "student": {"model": "py:b.py:g"}})
+        run_folder.claim(run, {**RECIPE, "student": {"model": "py:b.py:g"}}, "compress")
     assert (run / "manifest.json").read_bytes() == before
 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_text("x")
     with pytest.raises(BadInput, match="not empty and not a run folder"):
-        run_folder.claim(tmp_path, RECIPE)
+        run_folder.claim(tmp_path, RECIPE, "compress")
     with pytest.raises(BadInput, match="is a file"):
-        run_folder.claim(tmp_path / "holiday.jpg", RECIPE)
+        run_folder.claim(tmp_path / "holiday.jpg", RECIPE, "compress")
 
 
 @pytest.mark.parametrize(
