@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from . import host
+from .backends import BACKENDS
 from .errors import BadInput
 from .names import nearest
 from .resources import listing, resource
 
 _X86 = {"x86_64", "amd64", "i386", "i686"}
+_LISTS = ("stores", "accelerates", "prefer")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Target:
     stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes; accelerates: those it has fast kernels
     for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 20}.
     architecture, vnni (int8 products summed in 32 bits): of the device; None asks this machine, where device is "local".
+    file: what `load_target` reads it from again: the name of a shipped one, or the absolute path of a .toml file.
     fingerprint: changes whenever the file does.
     """
 
@@ -44,6 +47,7 @@ class Target:
     vnni: bool | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    file: str = ""
     fingerprint: str = field(default="", repr=False)
 
     def saturates(self) -> str | None:
@@ -91,15 +95,31 @@ def load_target(name: str) -> Target:
         told = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: not valid TOML: {error}") from None
-    known = [f.name for f in fields(Target) if f.name not in {"name", "fingerprint"}]
-    for key in told:
+    known = [f.name for f in fields(Target) if f.name not in {"name", "file", "fingerprint"}]
+    for key, value in told.items():
         if key not in known:
             raise BadInput(f"{file}: unknown key `{key}`{nearest(key, known)}; a target has {', '.join(known)}")
+        if wrong := _wrong_type(key, value):
+            raise BadInput(f"{file}: `{key}` must be {wrong}, not {value!r}")
     for key in ("title", "backend"):
-        if not isinstance(told.get(key), str):
+        if key not in told:
             raise BadInput(f"{file}: needs `{key}` (a text)")
-    for key in ("stores", "accelerates", "prefer"):
-        if key in told and not (isinstance(told[key], list) and all(isinstance(v, str) for v in told[key])):
-            raise BadInput(f'{file}: `{key}` must be a list of texts, such as ["fp32", "w8a8"]')
+    if told["backend"] not in BACKENDS:
+        backend = told["backend"]
+        raise BadInput(f"{file}: no backend `{backend}`{nearest(backend, BACKENDS)}; there are {', '.join(BACKENDS)}")
+    for key in _LISTS:
         told[key] = tuple(told.get(key, ("fp32",)))
-    return Target(name=file.stem, fingerprint=hashlib.sha256(content).hexdigest(), **told)
+    origin = str(file.resolve()) if name.endswith(".toml") else name
+    return Target(name=file.stem, file=origin, fingerprint=hashlib.sha256(content).hexdigest(), **told)
+
+
+def _wrong_type(key: str, value: Any) -> str | None:
+    """Say what the value of a key must be; None when it is that."""
+    if key in _LISTS:
+        right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return None if right else 'a list of texts, such as ["fp32", "w8a8"]'
+    if key == "vnni":
+        return None if isinstance(value, bool) else "true or false"
+    if key == "limits":
+        return None if isinstance(value, dict) else "a table, such as {opset = 20}"
+    return None if isinstance(value, str) else "a text"

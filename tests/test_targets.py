@@ -30,6 +30,14 @@ def test_an_unknown_target_names_the_nearest():
         ('title = "T"\nbackend = "onnxruntime"\nstore = ["fp32"]', "unknown key `store` .did you mean `stores`"),
         ('title = "T"', "needs `backend`"),
         ('title = "T"\nbackend = "onnxruntime"\nstores = "fp32"', "`stores` must be a list"),
+        ('title = "T"\nbackend = "tensorrt"', "no backend `tensorrt`; there are onnxruntime"),
+        ('title = "T"\nbackend = "onnxruntim"', "did you mean `onnxruntime`"),
+        ('title = 5\nbackend = "onnxruntime"', "`title` must be a text, not 5"),
+        ('title = "T"\nbackend = "onnxruntime"\ndevice = 5', "`device` must be a text, not 5"),
+        ('title = "T"\nbackend = "onnxruntime"\narchitecture = []', "`architecture` must be a text"),
+        ('title = "T"\nbackend = "onnxruntime"\nvnni = "yes"', "`vnni` must be true or false, not 'yes'"),
+        ('title = "T"\nbackend = "onnxruntime"\nlimits = 3', "`limits` must be a table"),
+        ('title = "T"\nbackend = "onnxruntime"\nfile = "x"', "unknown key `file`"),
         ("title = ", "not valid TOML"),
     ],
 )
@@ -48,6 +56,8 @@ def test_a_target_file_of_ones_own(tmp_path):
     target = load_target(str(file))
     assert (target.name, target.stores, target.saturates()) == ("board", ("fp32", "w8a8"), None)
     assert target.elsewhere() == "Board is another device (ssh) and cannot be reached from here"
+    assert load_target(target.file) == target
+    assert load_target("onnxruntime-cpu").file == "onnxruntime-cpu"
     before = target.fingerprint
     file.write_text(file.read_text() + "\n")
     assert load_target(str(file)).fingerprint != before

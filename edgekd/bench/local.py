@@ -42,6 +42,9 @@ FEWEST_ROUNDS = 10
 WARM_UP = (0.2, 2.0, 10)
 """Warm-up: this share of min_seconds (or max_seconds, if less), at most so many seconds, and so many calls."""
 
+MOST_THREADS = 4
+"""Threads on each usable core at most."""
+
 SETTLED = 0.05
 """Calls longer than these seconds need no settling after another process had the caches."""
 
@@ -84,7 +87,7 @@ def measure(
         if labels.count(label) > 1:
             raise BadInput(f"two things to time are called `{label}`: give them different labels")
     tell = progress or (lambda share, what: None)
-    threads = settings.threads or host.physical_cores()
+    threads = _threads(settings)
     found = {thing.label: _facts(thing) for thing in things}
     hashes = {thing.label: fingerprint(thing) for thing in things}
     measurements: list[Measurement] = []
@@ -136,6 +139,17 @@ def measure(
     return measurements, comparisons
 
 
+def _threads(settings: Bench) -> int:
+    """Return how many threads the runtime gets. BadInput for many times the cores: they would wait for each other for minutes."""
+    cores = host.usable_cores()
+    if settings.threads and settings.threads > MOST_THREADS * cores:
+        raise BadInput(
+            f"bench.threads: {settings.threads} threads on {cores} usable cores; give at most {MOST_THREADS * cores}, "
+            "or leave it out for one a core"
+        )
+    return settings.threads or host.physical_cores()
+
+
 def _facts(thing: Thing) -> GraphFacts | None:
     if not thing.file.is_file():
         raise BadInput(f"{thing.file}: no such file, wanted for {thing.label}")
@@ -175,7 +189,7 @@ def _prepare(
 ) -> None:
     """Load, give inputs, make the first call, warm up; then choose how many calls make a block."""
     ask, told, thing = one.worker.ask, one.told, one.thing
-    loaded = ask(do="load", file=str(thing.file.resolve()), target=thing.target, threads=threads)
+    loaded = ask(do="load", file=str(thing.file.resolve()), target=thing.target_file, threads=threads)
     told |= {"load_s": loaded["seconds"], "providers": loaded["providers"]}
     if thing.inputs is not None:
         np.savez(scratch, **dict(thing.inputs))  # type: ignore[arg-type]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
@@ -22,15 +24,16 @@ RECORD = "bench.json"
 def fill(plan: Plan, target: Target, folder: Path) -> None:
     """Time a target's artifacts into `folder`: bench.json {measurements, comparisons, skipped}, and the raw samples.
 
-    skipped: why nothing was timed (the runtime is not on this machine), else null. Sample paths are relative to the run.
+    skipped: why nothing was timed (this machine is not the device, or has not its runtime), else null. Sample paths are relative to the run.
     """
-    from ..backends import BACKENDS, backend_of
+    from ..backends import backend_of
 
     home = plan.step(f"bench/{target.name}").folder
-    missing = backend_of(target.backend).missing() if target.backend in BACKENDS else f"no backend `{target.backend}` here"
-    things = [thing_from(plan.out / "targets" / target.name / name) for t, name in plan.pairs() if t.name == target.name]
-    told: dict[str, Any] = {"measurements": [], "comparisons": [], "skipped": missing}
-    if not missing:
+    reason = target.elsewhere() or backend_of(target.backend).missing()
+    told: dict[str, Any] = {"measurements": [], "comparisons": [], "skipped": reason}
+    if not reason:
+        folders = [plan.out / "targets" / target.name / name for t, name in plan.pairs() if t.name == target.name]
+        things = [replace(thing_from(artifact), target_file=target.file or None) for artifact in folders]
         told["measurements"], told["comparisons"] = _with_a_bar(things, plan.recipe.bench, folder)
         for one in told["measurements"]:
             one["samples"] = f"{home}/{one['samples']}"
@@ -40,7 +43,7 @@ def fill(plan: Plan, target: Target, folder: Path) -> None:
 def measure_paths(paths: Sequence[Path], settings: Sequence[str] = (), folder: Path = Path("runs/bench")) -> dict[str, Any]:
     """Time artifact folders, whole run folders and .onnx files side by side; all are compared with one control.
 
-    settings: such as "bench.min_seconds=3". Samples and bench.json land in `folder`. The same file given twice is timed
+    settings: such as "bench.min_seconds=3". Samples and bench.json land in `folder`, in the place of an earlier call's. The same file given twice is timed
     twice: then the answer should be that no difference is seen. Raises BadInput and process.WorkerDied.
     """
     wrong = next((s for s in settings if not s.startswith("bench.")), None)
@@ -51,10 +54,26 @@ def measure_paths(paths: Sequence[Path], settings: Sequence[str] = (), folder: P
     recipe = from_manifest({"data": {"source": "-"}, "student": {"model": "-"}}, Path("--set"), settings)
     things = _things(paths)
     folder.mkdir(parents=True, exist_ok=True)
-    measurements, comparisons = _with_a_bar(things, recipe.bench, folder, one_control=True)
+    with TemporaryDirectory(prefix=".partial-", dir=folder) as made:
+        measurements, comparisons = _with_a_bar(things, recipe.bench, Path(made), one_control=True)
+        _forget_samples(folder)
+        for one in measurements:
+            (Path(made) / one["samples"]).replace(folder / one["samples"])
     told = {"measurements": measurements, "comparisons": comparisons, "folder": str(folder)}
     (folder / RECORD).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
     return told
+
+
+def _forget_samples(folder: Path) -> None:
+    """Remove the samples that an earlier call left in the folder, those that its bench.json names and nothing else."""
+    try:
+        told = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        names = [str(one["samples"]) for one in told["measurements"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in names:
+        if name == Path(name).name and name.endswith(".npy"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _things(paths: Sequence[Path]) -> list[Thing]:
@@ -68,9 +87,7 @@ def _things(paths: Sequence[Path]) -> list[Thing]:
     for path, thing in zip(found, things, strict=True):
         label = thing.label if labels.count(thing.label) == 1 else str(path)
         again = sum(label == other.label or other.label.startswith(f"{label} (") for other in named)
-        named.append(
-            Thing(f"{label} ({again + 1})" if again else label, thing.backend, thing.files, thing.inputs, thing.target)
-        )
+        named.append(replace(thing, label=f"{label} ({again + 1})" if again else label))
     return named
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadInput
+from ..targets import target_names
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Thing:
 
     label: names it, "TARGET/VARIANT" for an artifact. files: graph name -> main file; the first graph is timed.
     inputs: input name -> array (its first axis is cut or repeated to the batch), or None: made from what the graph declares.
-    target: name of the target file the backend loads it for, None for the backend's own defaults.
+    target: name of the target, for which things are compared. target_file: what `load_target` reads it from, for the backend;
+    None for the backend's own defaults.
     control: the one the others of its target are compared with; where none is marked, the first without quantized nodes.
     """
 
@@ -30,6 +32,7 @@ class Thing:
     inputs: Mapping[str, np.ndarray] | None = None
     target: str | None = None
     control: bool = False
+    target_file: str | None = None
 
     @property
     def file(self) -> Path:
@@ -79,7 +82,7 @@ def facts(file: Path) -> GraphFacts:
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own types
-        raise BadInput(f"{file}: cannot be read as ONNX ({str(error).splitlines()[0]}); is it whole?") from None
+        raise BadInput(f"{file}: cannot be read as ONNX ({_first_line(error)}); is it whole?") from None
     weights = {tensor.name for tensor in graph.initializer}
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     kinds = [node.op_type for node in graph.node]
@@ -93,6 +96,10 @@ def facts(file: Path) -> GraphFacts:
         heavy=len(heavy) + integer,
         heavy_float=len(heavy_float),
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _declared(value: Any) -> dict[str, Any]:
@@ -125,7 +132,9 @@ def thing_from(path: Path, label: str | None = None) -> Thing:
         named = label or f"{told['target']}/{told['variant']}"
         graph, described = next(iter(told["graphs"].items()))
         inputs = golden_inputs(record.parent / "golden.npz", graph, [i["name"] for i in described["inputs"]])
-        return Thing(named, told["backend"], files, inputs, told["target"])
+        target = told["target"]
+        # of a target file of the user's own, the artifact knows the name alone
+        return Thing(named, told["backend"], files, inputs, target, target_file=target if target in target_names() else None)
     except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
         raise BadInput(f"{record}: damaged ({error!r}); make the artifact again with `edgekd export`") from None
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from edgekd.bench import compare, process, stage
 from edgekd.bench.things import Thing, facts, fingerprint, golden_inputs
 from edgekd.errors import BadInput
 from edgekd.recipe import Bench
+from edgekd.targets import load_target
 
 QUICK = Bench(min_seconds=0.1, min_count=20, max_seconds=5, threads=1)
 
@@ -223,6 +225,84 @@ def test_a_bare_onnx_file_runs_on_inputs_made_from_its_declaration(tmp_path: Pat
     assert measurements[0]["environment"]["runtime"]["onnxruntime"]
     assert told["control"] == "one"
     assert told["why"] is None, "neither is quantized: there is nothing to explain"
+
+
+def artifact(folder: Path, target: str) -> Path:
+    """Write the least that is an artifact."""
+    folder.mkdir(parents=True)
+    identity(folder / "model.onnx")
+    told = {"file": "model.onnx", "inputs": [{"name": "image", "dtype": "uint8", "shape": ["batch", 12]}], "outputs": []}
+    record = {"schema": 1, "target": target, "variant": folder.name, "backend": "onnxruntime", "graphs": {"model": told}}
+    (folder / "artifact.json").write_text(json.dumps(record))
+    return folder
+
+
+def filled(run: Path, told: str) -> dict:
+    """Time the run's only artifact for a target file of the user's own; return bench.json."""
+    (run / "board.toml").write_text(f'title = "Board"\nbackend = "onnxruntime"\n{told}')
+    target = load_target(str(run / "board.toml"))
+    artifact(run / "targets" / "board" / "fp32", "board")
+    plan = SimpleNamespace(
+        out=run,
+        step=lambda name: SimpleNamespace(folder="measurements/board"),
+        pairs=lambda: [(target, "fp32")],
+        recipe=SimpleNamespace(bench=Bench(min_seconds=0.02, min_count=5, threads=1)),
+    )
+    (run / "made").mkdir()
+    stage.fill(plan, target, run / "made")  # type: ignore[arg-type]
+    return json.loads((run / "made" / "bench.json").read_text())
+
+
+def test_a_target_file_of_ones_own_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sent = []
+    send = process.Worker.send
+    monkeypatch.setattr(process.Worker, "send", lambda self, **command: (sent.append(command), send(self, **command))[1])
+    told = filled(tmp_path, "")
+    assert [m["artifact"] for m in told["measurements"]] == ["board/fp32"]
+    assert [c["target"] for c in sent if c["do"] == "load"] == [str(tmp_path / "board.toml")]
+    assert told["skipped"] is None
+    alone = stage.measure_paths(
+        [tmp_path / "targets" / "board" / "fp32"], ["bench.min_seconds=0.02", "bench.min_count=5"], tmp_path / "out"
+    )
+    assert len(alone["measurements"]) == 1, "an artifact without its target file runs with the backend's own defaults"
+
+
+def test_a_device_that_this_machine_is_not_is_not_timed_here(tmp_path: Path):
+    told = filled(tmp_path, 'device = "ssh"')
+    assert told == {
+        "measurements": [],
+        "comparisons": [],
+        "skipped": "Board is another device (ssh) and cannot be reached from here",
+    }
+
+
+def test_many_more_threads_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("edgekd.host.usable_cores", lambda: 2)
+    thing = bench.thing_from(identity(tmp_path / "m.onnx"))
+    with pytest.raises(BadInput, match=r"bench\.threads: 9 threads on 2 usable cores; give at most 8"):
+        bench.measure([thing], Bench(threads=9), tmp_path / "out")
+
+
+def test_samples_of_an_earlier_call_go_and_other_files_stay(tmp_path: Path):
+    quick, out = ["bench.min_seconds=0.02", "bench.min_count=5", "bench.threads=1"], tmp_path / "out"
+    for name in ("one", "two"):
+        identity(tmp_path / f"{name}.onnx")
+    stage.measure_paths([tmp_path / "one.onnx"], quick, out)
+    (out / "mine-batch1.npy").write_bytes(b"mine")
+    stage.measure_paths([tmp_path / "two.onnx"], quick, out)
+    assert sorted(f.name for f in out.iterdir()) == ["bench.json", "mine-batch1.npy", "two-batch1.npy"]
+    with pytest.raises(BadInput):
+        stage.measure_paths([tmp_path / "absent.onnx"], quick, out)
+    assert (out / "two-batch1.npy").is_file()
+
+
+def test_an_onnx_error_without_words_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*args: object, **options: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(onnx, "load", fail)
+    with pytest.raises(BadInput, match=r"cannot be read as ONNX \(ValueError\)"):
+        facts(tmp_path / "m.onnx")
 
 
 def test_files_that_belong_to_no_run(tmp_path: Path):
