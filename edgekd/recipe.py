@@ -7,17 +7,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 
 class Strict(BaseModel):
-    """An unknown key is an error; a recipe never changes once read."""
+    """An unknown key is an error, and so are NaN and infinity; a recipe never changes once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _refuse_infinities(value: Any) -> Any:
+    """Refuse NaN and infinity anywhere inside a value whose type is not known."""
+    inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    for item in inside:
+        _refuse_infinities(item)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, not {value}")
+    return value
 
 
 # --- data and models ---------------------------------------------------------------------------
@@ -48,6 +59,13 @@ class Preprocess(Strict):
     crop: float = Field(1.0, gt=0, le=1, description="share of the shorter side kept by the centre crop")
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 
+    @field_validator("size", mode="after")
+    @classmethod
+    def _has_pixels(cls, size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+            raise ValueError(f"height and width must be at least 1, not {size}")
+        return size
+
     @model_validator(mode="after")
     def _as_many_means_as_deviations(self) -> Self:
         if len(self.mean) != len(self.std):
@@ -64,7 +82,9 @@ class Model(Strict):
     weights: Path | None = Field(None, description="safetensors, or a state dict saved with torch.save")
     preprocess: Preprocess | None = Field(None, description="this model's own; else the recipe's; else the model's default")
     classes: tuple[str, ...] | None = Field(None, description="class names in the order of the outputs")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for the model's maker")
+    arguments: Annotated[dict[str, Any], AfterValidator(_refuse_infinities)] = Field(
+        default_factory=dict, description="keyword arguments for the model's maker"
+    )
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -125,7 +145,7 @@ class Features(Strict):
 class Installed(BaseModel):
     """An objective of another package, found by the entry point `edgekd.objectives`; its options are checked by itself."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     kind: str
     weight: float = Field(1.0, ge=0)
@@ -139,6 +159,7 @@ class Installed(BaseModel):
         known = ["logits", "task", "features", *entry_points(group="edgekd.objectives").names]
         if self.kind not in known:
             raise ValueError(f"unknown kind `{self.kind}`{nearest(self.kind, known)}; there are {', '.join(known)}")
+        _refuse_infinities(self.model_extra)
         return self
 
 
@@ -283,8 +304,8 @@ class Bench(Strict):
     min_seconds: float = Field(1.0, gt=0, description="of warm calls, for each artifact")
     min_count: int = Field(40, ge=5, description="warm calls, for each artifact")
     max_seconds: float = Field(20.0, gt=0, description="hard limit for each artifact")
-    batch_sizes: tuple[int, ...] = Field((1,), min_length=1, description="of the timed calls")
-    threads: int | None = Field(None, ge=1, description="of the runtime; every core when absent")
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1, description="of the timed calls")
+    threads: int | None = Field(None, ge=1, le=1024, description="of the runtime; every core when absent")
 
 
 class Recipe(Strict):
@@ -309,6 +330,10 @@ class Recipe(Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two variants are named `{name}`: each names a folder, so give them different names")
+        targets = [Path(name).stem if name.endswith(".toml") else name for name in self.targets]
+        for name in targets:
+            if targets.count(name) > 1:
+                raise ValueError(f"two targets are named `{name}`: each names a folder, so leave one out or rename its file")
         if self.distill and not self.teacher:
             needing = [o.kind for o in self.distill.objectives if o.kind != "task"]
             if needing:

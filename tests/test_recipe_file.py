@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from edgekd import recipe
 from edgekd.errors import BadInput
@@ -155,10 +157,28 @@ def test_settings_override_and_items_go_by_name_or_position(write):
         ("nothing", "write KEY=VALUE"),
         ("=3", "write KEY=VALUE"),
         ("seed=[1", "not valid YAML"),
+        ("preprocess.size=0", "`preprocess.size`: height and width must be at least 1, not 0"),
+        ("preprocess.size=[32, -1]", "`preprocess.size`: height and width must be at least 1, not (32, -1)"),
+        ("gate.max_drop=.nan", "`gate.max_drop`: input should be a finite number"),
+        ("bench.min_seconds=.inf", "`bench.min_seconds`: input should be a finite number"),
+        ("preprocess={mean: [.nan], std: [1.0]}", "`preprocess.mean[0]`: input should be a finite number"),
+        ("student.arguments={widths: [1.0, .inf]}", "`student.arguments`: numbers must be finite, not inf"),
+        ("bench.batch_sizes=[1, 0]", "`bench.batch_sizes[1]`: input should be greater than or equal to 1"),
+        ("bench.threads=100000", "`bench.threads`: input should be less than or equal to 1024"),
+        ("targets=[onnxruntime-cpu, onnxruntime-cpu]", "two targets are named `onnxruntime-cpu`"),
+        ("targets=[a/board.toml, b/board.toml]", "two targets are named `board`"),
     ],
 )
 def test_a_wrong_setting_is_named(write, setting, part):
     assert part in error_of(write(GOOD), setting)
+
+
+def test_an_installed_objective_takes_finite_numbers_alone(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: SimpleNamespace(names={"mine"}))
+    assert recipe.Installed(kind="mine", weight=0.5, tau=2.0).model_extra == {"tau": 2.0}
+    for wrong in ({"weight": float("inf")}, {"tau": float("nan")}, {"taus": [1.0, float("-inf")]}):
+        with pytest.raises(ValidationError, match="finite"):
+            recipe.Installed(kind="mine", **wrong)
 
 
 def test_a_manifest_gives_the_same_recipe_back(write, tmp_path):
