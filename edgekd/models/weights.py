@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,10 +42,14 @@ def load_weights(net: nn.Module, file: Path, who: str) -> None:
     if missing or unexpected or shapes:
         found = [_listed("missing", missing), _listed("unexpected", unexpected), _listed("of another shape", shapes)]
         raise BadInput(f"{who}: {file} does not fit the network: {'; '.join(f for f in found if f)}")
-    broken = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    try:
+        broken = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        if not broken:
+            net.load_state_dict(fitting, strict=False)
+    except (RuntimeError, NotImplementedError, TypeError) as error:  # tensors of a kind that cannot be copied: sparse, float4
+        raise BadInput(f"{who}: {file} holds tensors that cannot be used as weights ({_first(error)}); save it again") from None
     if broken:
         raise BadInput(f"{who}: {file} holds NaN or infinite weights: {_listed('in', broken)}; its training went wrong")
-    net.load_state_dict(fitting, strict=False)
 
 
 def read(file: Path) -> State:
@@ -55,28 +60,33 @@ def read(file: Path) -> State:
 
 
 def _safetensors(file: Path) -> State:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BadInput(f"{file}: damaged or not safetensors ({error}); fetch or save it again") from None
+    except Exception as error:  # its own error, and whatever Python makes of a damaged header
+        raise BadInput(f"{file}: damaged or not safetensors ({_first(error)}); fetch or save it again") from None
 
 
 def _torch_file(file: Path) -> State:
     if _is_torchscript(file):
         raise BadInput(f"{file}: a TorchScript program, not weights; save its state_dict() as safetensors and give that")
     try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle protocol that it does not expect
+            stored = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise BadInput(
+                f"{file}: damaged, or saved with another pickle protocol than torch.save's own; save it again"
+            ) from None
         if "weights_only" not in str(error) and "Unsupported" not in str(error):
             raise BadInput(f"{file}: damaged, or not saved with torch.save ({_first(error)}); save it again") from None
         raise BadInput(
             f"{file}: loading it would run code (it holds more than tensors), which edgekd never does; where you trust it, load it "
             "yourself and save its weights: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, UnicodeDecodeError) as error:
+    except Exception as error:  # damaged bytes bring out anything: AssertionError, UnicodeDecodeError, struct.error, ...
         raise BadInput(f"{file}: damaged, or not saved with torch.save ({_first(error)}); save it again") from None
     for key in _WRAPPED_IN:
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
@@ -112,10 +122,11 @@ def _renamings(state: State) -> Iterable[State]:
 
 
 def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # not an archive, or a damaged one: torch.load says which
         return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _listed(what: str, names: list[str]) -> str:

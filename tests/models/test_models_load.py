@@ -1,7 +1,9 @@
 """Every kind of reference becomes a network with the right weights, preprocessing and classes, or one clear message."""
 
 import json
+import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +12,7 @@ from torch import nn
 from edgekd import models
 from edgekd._torchvision import ensure
 from edgekd.errors import BadInput
+from edgekd.models import weights
 from edgekd.preprocess import Preprocessed
 from edgekd.recipe import Model, Preprocess
 
@@ -371,6 +374,64 @@ def test_weights_that_cannot_be_used_are_told(trained, code, tmp_path, name, wri
     for word in words:
         assert word in told
     assert "code ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["zip", "legacy", "safetensors"])
+def test_whatever_is_wrong_with_the_bytes_it_is_one_message(layout, tmp_path):
+    state, file = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}, tmp_path / "w.pt"
+    if layout == "safetensors":
+        file = store(tmp_path / "w.safetensors", state)
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=layout == "zip")
+    whole, random, told = file.read_bytes(), np.random.default_rng(0), []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in random.integers(0, len(whole), random.integers(1, 6)):
+            damaged[place] = random.integers(256)
+        file.write_bytes(damaged[: random.integers(len(damaged) // 2, len(damaged) + 1)])
+        try:
+            weights.read(file)
+        except BadInput as error:
+            told.append(str(error))
+    assert told
+    assert all(str(file) in text for text in told)
+
+
+@pytest.mark.parametrize("error", [zipfile.BadZipFile("bad"), NotImplementedError("zip 9.9"), AssertionError()])
+def test_an_archive_that_cannot_be_listed_is_told(error, tmp_path, monkeypatch):
+    def fail(*args):
+        raise error
+
+    file = tmp_path / "w.pt"
+    file.write_bytes(b"PK\x03\x04 no more than a beginning")
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(BadInput, match=r"w\.pt: damaged"):
+        weights.read(file)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), zipfile.BadZipFile("bad")])
+def test_whatever_torch_raises_is_told(error, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    file = store(tmp_path / "w.pt", {"a": torch.zeros(1)})
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(BadInput, match=r"w\.pt: damaged"):
+        weights.read(file)
+
+
+def test_another_pickle_protocol_is_one_message_without_a_warning(tmp_path, recwarn):
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.pt", pickle_protocol=4)
+    with pytest.raises(BadInput, match="another pickle protocol"):
+        weights.read(tmp_path / "w.pt")
+    assert not recwarn.list
+
+
+def test_tensors_that_are_no_weights_are_told(code, tmp_path, trained):
+    state = trained.module.net.state_dict()
+    name = next(k for k, v in state.items() if v.ndim == 2)
+    file = store(tmp_path / "w.pt", {**state, name: state[name].to_sparse()})
+    assert "cannot be used as weights" in message(f"py:{code}:net", weights=file)
 
 
 def test_old_weights_without_batch_counters(trained, code, tmp_path):
