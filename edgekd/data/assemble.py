@@ -81,6 +81,9 @@ def _parts(labels: dict[str, np.ndarray], data: Data, seed: int) -> dict[str, tu
     return {role: parts[role] for role in ("train", "validation", "test")}
 
 
+_MODE = {1: "gray", 3: "RGB"}
+
+
 class _Fitted:
     """Stored pictures, fitted to one size as they are asked for."""
 
@@ -111,7 +114,12 @@ class _Fitted:
 
     def _one(self, position: int) -> np.ndarray:
         picture = self.records.picture(position)
-        made = fit(picture, self.size if self.resize else None, self.channels, self.crop, self.interpolation)
+        try:
+            made = fit(picture, self.size if self.resize else None, self.channels, self.crop, self.interpolation)
+        except (ValueError, OSError) as error:  # Pillow has no conversion from some modes, such as LAB
+            raise BadInput(
+                f"{self.records.where(position)}: cannot become {_MODE[self.channels]} ({error}); save it as such"
+            ) from None
         if made.shape[:2] != self.size:
             (h, w), (stored_h, stored_w) = self.size, _stored_size(picture)
             raise BadInput(

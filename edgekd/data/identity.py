@@ -30,6 +30,7 @@ def fingerprint(data: Data) -> str:
     )
     digest.update(b"" if found else data.source.encode())
     for path, size in sizes.items():
-        digest.update(f"\n{path.relative_to(root).as_posix()} {size} ".encode())
+        name = os.fsencode(path.relative_to(root).as_posix())  # bytes as on the disk, UTF-8 or not
+        digest.update(b"\n%b %d " % (name, size))
         digest.update(hashlib.sha256(path.read_bytes()).digest() if read else str(path.stat().st_mtime_ns).encode())
     return digest.hexdigest()[:32]

@@ -16,22 +16,34 @@ if TYPE_CHECKING:
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 Size = tuple[int, int]
 
-_GRAY_MODES = {"1", "L", "LA", "I", "I;16", "F"}
+_GRAY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_SIXTEEN_BITS_AS_32 = {"PPM"}
+"""Formats that Pillow gives as 32-bit integers, which cover 0-65535."""
 
 
 def decode(stored: Path | bytes, where: str) -> Image:
-    """Decode a picture file or its bytes, turned upright as its EXIF tag says. BadInput, with `where`, when unreadable."""
+    """Decode a picture file or its bytes, turned upright as its EXIF tag says.
+
+    Raises BadInput, with `where`, when it is unreadable, or its values are floats or 32-bit integers: what is white in them
+    is not known.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         picture = Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored)
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        wide = picture.mode == "F" or (picture.mode == "I" and picture.format not in _SIXTEEN_BITS_AS_32)
+        upright = ImageOps.exif_transpose(picture)
     except FileNotFoundError:
         raise BadInput(f"{where}: no such picture file; correct the path or leave the row out") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not a picture format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+    except Exception as error:  # damaged bytes bring out anything: OSError, SyntaxError, struct.error, IndexError, ...
+        reason = str(error).strip() or type(error).__name__
+        reason = "not a picture format that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason
         raise BadInput(f"{where}: unreadable picture ({reason}); repair it or leave it out") from None
+    if wide:
+        kind = "floats" if picture.mode == "F" else "32-bit integers"
+        raise BadInput(f"{where}: a picture of {kind}, whose black and white are not known; save it with 8 bits, 0-255")
+    return upright
 
 
 def is_gray(picture: Image | np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -359,3 +360,53 @@ def test_the_fingerprint_needs_no_torch():
         "sys.exit(bool({'torch', 'datasets', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# --- odd names, odd pictures -------------------------------------------------------------------
+
+
+def test_file_names_need_not_be_utf8(tmp_path):
+    put_folder(tmp_path)
+    before = data.fingerprint(Data(source=str(tmp_path)))
+    odd = os.fsdecode(os.fsencode(tmp_path / "ant") + b"/caf\xe9.png")
+    try:
+        os.rename(tmp_path / "ant" / "00.png", odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    assert data.fingerprint(Data(source=str(tmp_path))) != before
+    splits = data.load(Data(source=str(tmp_path)), None, 0)
+    assert sum(len(s) for s in (splits.train, splits.validation, splits.test)) == COUNT
+    with open(odd, "wb") as file:
+        file.write(b"no picture")
+    with pytest.raises(BadInput) as raised:
+        data.load(Data(source=str(tmp_path)), None, 0)
+    assert "caf\ufffd.png: unreadable" in str(raised.value)
+    os.rename(tmp_path / "ant", os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
+    with pytest.raises(BadInput, match="its name is not UTF-8"):
+        data.load(Data(source=str(tmp_path)), None, 0)
+
+
+def test_a_picture_that_cannot_become_gray_or_rgb_is_named(tmp_path):
+    put_folder(tmp_path)
+    Image.new("LAB", (5, 6)).save(tmp_path / "ant" / "odd.tif")
+    with pytest.raises(BadInput, match=r"ant.odd\.tif: cannot become gray .*LAB.*; save it as such"):
+        data.load(Data(source=str(tmp_path)), None, 0, channels=1)
+
+
+def test_pixels_with_fractions_are_refused(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    table = {"image": [(p / 255).tolist() for p in PIXELS], "label": [NAMES[n] for n in LABELS]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "table.parquet")
+    with pytest.raises(BadInput, match="row 0: pixels with fractions"):
+        data.load(Data(source=str(tmp_path / "table.parquet")), None, 0)
+
+
+def test_datasets_shows_no_bars_of_its_own(tmp_path, capfd):
+    import datasets
+
+    datasets.enable_progress_bars()
+    data.load(Data(source=str(put_plain_parquet(tmp_path))), None, 0)
+    assert "Generating" not in capfd.readouterr().err
+    assert not datasets.are_progress_bars_disabled()

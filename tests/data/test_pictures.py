@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from edgekd.data.pictures import decode, fit, is_gray
+from edgekd.errors import BadInput
 
 
 def encoded(picture, kind="PNG", **options):
@@ -71,3 +72,28 @@ def test_exif_orientation_is_obeyed():
 )
 def test_gray_is_told_by_the_mode(mode, gray):
     assert is_gray(Image.new(mode, (2, 2))) is gray
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("F", "floats"), ("I", "32-bit integers")])
+def test_values_whose_white_is_not_known_are_refused(mode, kind):
+    with pytest.raises(BadInput, match=f"here: a picture of {kind}, .* save it with 8 bits"):
+        decode(encoded(Image.new(mode, (2, 2), 1), "TIFF"), "here")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_read_from_any_format(kind):
+    stored = encoded(Image.fromarray(np.array([[0, 256, 65535]], np.uint16)), kind)
+    if kind == "PPM":
+        stored = b"P5 3 1 65535\n" + np.array([0, 256, 65535], ">u2").tobytes()
+    picture = decode(stored, "here")
+    assert is_gray(picture)
+    assert fit(picture, None, 1)[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_whatever_is_wrong_with_the_bytes_it_is_one_message(monkeypatch):
+    def fail(*args):
+        raise IndexError
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadInput, match=r"here: unreadable picture \(IndexError\)"):
+        decode(b"GIF89a", "here")

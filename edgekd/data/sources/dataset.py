@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,21 @@ def records_of(dataset: Dataset, data: Data, where: str) -> Records:
         return _picture(pictures[position][image], place(position))
 
     return Records(list(dataset[label]), picture, place)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of `datasets` out of the terminal; edgekd shows its own."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    if shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def shared_classes(splits: dict[str, Dataset], data: Data) -> tuple[str, ...] | None:
@@ -75,4 +92,6 @@ def _pixels(stored: Any, where: str) -> np.ndarray:
         raise BadInput(
             f"{where}: neither a picture nor its bytes, path or pixels (rows of 0-255); name the column with data.image"
         )
+    if values.dtype.kind == "f" and not (values == values.round()).all():
+        raise BadInput(f"{where}: pixels with fractions, whose black and white are not known; store them as integers 0-255")
     return values.astype(np.uint8)

@@ -10,7 +10,7 @@ from ...hub_access import prefer_cache_when_unreachable
 from ...names import nearest
 from ...recipe import Data
 from ..records import Source
-from .dataset import records_of, shared_classes
+from .dataset import quiet, records_of, shared_classes
 from .split_names import assign
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -32,7 +32,8 @@ def read(data: Data) -> Source:
 
     prefer_cache_when_unreachable()
     try:
-        found = datasets.load_dataset(data.source, data.config)
+        with quiet():
+            found = datasets.load_dataset(data.source, data.config)
     except Exception as error:  # datasets raises anything from ValueError to its own and requests' errors here
         raise BadInput(
             f"data.source: `{data.source}`{nearest(data.source, ['digits'])} is no file or folder here, and the hub did not give it "

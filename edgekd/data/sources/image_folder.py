@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ...errors import BadInput
@@ -49,6 +50,8 @@ def _classes(root: Path) -> dict[str, list[Path]]:
         found = f"{loose} pictures, but not in class folders" if loose else "no pictures"
         raise BadInput(f"{root}: {found}; put each class's pictures in a folder of its name: {root.name}/CLASS/picture.png")
     for name, paths in classes.items():
+        if _shown(root / name) != str(root / name):
+            raise BadInput(f"{_shown(root / name)}: the folder names a class, and its name is not UTF-8; rename it")
         if not paths:
             raise BadInput(f"{root / name}: a class folder without pictures; fill it or remove it")
     return classes
@@ -56,9 +59,16 @@ def _classes(root: Path) -> dict[str, list[Path]]:
 
 def _records(root: Path) -> Records:
     samples = [(path, name) for name, paths in _classes(root).items() for path in paths]
-    return Records(
-        [name for _, name in samples], lambda i: decode(samples[i][0], str(samples[i][0])), lambda i: str(samples[i][0])
-    )
+
+    def where(position: int) -> str:
+        return _shown(samples[position][0])
+
+    return Records([name for _, name in samples], lambda i: decode(samples[i][0], where(i)), where)
+
+
+def _shown(path: Path) -> str:
+    """Return a path that can be printed: names on a disk are bytes, and need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
 
 
 def _folders(root: Path) -> list[Path]:

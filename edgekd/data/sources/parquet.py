@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import BadInput
 from ...recipe import Data
 from ..records import Source
-from .dataset import records_of, shared_classes
+from .dataset import quiet, records_of, shared_classes
 from .split_names import assign, grouped
 
 
@@ -28,7 +28,8 @@ def read(data: Data) -> Source:
     loaded = {}
     for role, name in assign(groups, data).items():
         try:
-            loaded[role] = datasets.Dataset.from_parquet([str(file) for file in groups[name]])
+            with quiet():
+                loaded[role] = datasets.Dataset.from_parquet([str(file) for file in groups[name]])
         except Exception as error:  # datasets wraps whatever pyarrow raises in errors of its own
             raise BadInput(f"{groups[name][0]}: cannot be read as parquet ({_cause(error)})") from None
     return Source(
