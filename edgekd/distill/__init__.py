@@ -10,6 +10,18 @@ if TYPE_CHECKING:
     from ..materials import Materials
     from ..models import LoadedModel
     from ..plan import Plan
+    from ..recipe import Recipe
+
+
+def check(recipe: Recipe, student: LoadedModel, teacher: LoadedModel | None) -> None:
+    """Check before anything is computed that the objectives' layers are there. Raises BadInput with the nearest names."""
+    from . import objectives, taps
+
+    for goal in objectives.resolve(recipe.distill.objectives if recipe.distill else ()):
+        of_student, of_teacher = goal.layers
+        taps.layers_of(student.module, of_student, "student")
+        if teacher is not None:
+            taps.layers_of(teacher.module, [name for name in of_teacher if name != "logits"], "teacher")
 
 
 def distill(plan: Plan, materials: Materials, folder: Path) -> tuple[LoadedModel, dict[str, Any]]:

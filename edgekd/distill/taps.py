@@ -13,6 +13,20 @@ from ..errors import BadInput
 from ..names import nearest
 
 
+def layers_of(module: nn.Module, names: Iterable[str], role: str = "model") -> dict[str, nn.Module]:
+    """Return the named layers of the user's own network (`.net` of a Preprocessed). BadInput for a name that is not there."""
+    layers = dict(getattr(module, "net", module).named_modules())
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in layers or not name:
+            known = [layer for layer in layers if layer]
+            raise BadInput(
+                f"the {role} has no layer `{name}`{nearest(name, known)}; its layers are {', '.join(known[:20])}"
+                f"{', ...' if len(known) > 20 else ''}"
+            )
+    return {name: layers[name] for name in wanted}
+
+
 class Taps:
     """Keeps the latest output of each named layer. Names are those of the user's own network (`.net` of a Preprocessed).
 
@@ -27,18 +41,8 @@ class Taps:
     def __init__(self, module: nn.Module, names: Iterable[str], role: str = "model") -> None:
         self.outputs: dict[str, torch.Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        net = getattr(module, "net", module)
-        layers = dict(net.named_modules())
-        wanted = list(dict.fromkeys(names))
-        for name in wanted:
-            if name not in layers or not name:
-                known = [layer for layer in layers if layer]
-                raise BadInput(
-                    f"the {role} has no layer `{name}`{nearest(name, known)}; its layers are {', '.join(known[:20])}"
-                    f"{', ...' if len(known) > 20 else ''}"
-                )
-        for name in wanted:
-            self._handles.append(layers[name].register_forward_hook(self._hook(name, role)))
+        for name, layer in layers_of(module, names, role).items():
+            self._handles.append(layer.register_forward_hook(self._hook(name, role)))
 
     def _hook(self, name: str, role: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -171,7 +171,16 @@ class _Fit:
             group["lr"] = self._rate(step)
         view = self.teach.view(self.state.epoch)
         batch = self.samples.batch(read, view)
-        total, terms = self.model(batch, self.teach(view, positions, batch))
+        taught = self.teach(view, positions, batch)
+        try:
+            total, terms = self.model(batch, taught)
+        except ValueError as error:
+            if "Expected more than 1" not in str(error):  # torch.nn.functional's words for BatchNorm without a spread
+                raise
+            raise BadInput(
+                f"{self.section}.batch_size: the student's normalization needs more than one value a channel, and gets one from "
+                f"{len(positions)} sample(s) a step and process; raise it (now {self.settings.batch_size})"
+            ) from None
         if self.processes > 1:
             # Processes' gradients are averaged with equal weights, whatever their share of an uneven last batch.
             share = len(positions) * self.processes / self.sizes[step]

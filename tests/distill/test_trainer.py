@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edgekd import recipe
-from edgekd.distill import batches, checkpoint, teacher_cache, trainer
+from edgekd.distill import batches, check, checkpoint, teacher_cache, trainer
 from edgekd.distill.history import History
 from edgekd.distill.trainer import fit
 from edgekd.errors import BadInput, Diverged
@@ -231,6 +231,39 @@ def test_an_unknown_layer_is_refused_with_the_nearest(tmp_path):
     entry = recipe.Features(student="33", teacher="3")
     with pytest.raises(BadInput, match=r"student has no layer `33` \(did you mean `3`\?\)"):
         fitted(tmp_path, recipe.Distill(epochs=1, objectives=[entry]), teacher=teacher())
+
+
+def recipe_with(*objectives):
+    model = {"model": "py:nets.py:net"}
+    distill = {"objectives": [*objectives, {"kind": "task"}]}
+    return recipe.Recipe.model_validate({"data": {"source": "digits"}, "teacher": model, "student": model, "distill": distill})
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({"student": "3", "teacher": "33"}, "the teacher has no layer `33`.*did you mean `3`"),
+        ({"student": "", "teacher": "3"}, "the student has no layer ``"),
+        ({"student": "layer3", "teacher": "3"}, "the student has no layer `layer3`"),
+    ],
+)
+def test_unknown_layers_are_told_without_computing_anything(layers, said, monkeypatch):
+    one, other = student(), teacher()
+
+    def run(*args):
+        raise AssertionError("computed")
+
+    monkeypatch.setattr(type(one.module), "forward", run)
+    with pytest.raises(BadInput, match=said):
+        check(recipe_with({"kind": "features", **layers}), one, other)
+    check(recipe_with({"kind": "features", "student": "3", "teacher": "3"}), one, other)
+    check(recipe_with({"kind": "logits"}), one, None)
+
+
+def test_a_batch_too_small_for_batch_norm_names_the_setting(tmp_path):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    with pytest.raises(BadInput, match=r"train\.batch_size: .* raise it \(now 1\)"):
+        fitted(tmp_path, recipe.Training(epochs=1, batch_size=1), tiny.loaded(flat))
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
