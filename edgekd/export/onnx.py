@@ -59,7 +59,9 @@ def program(graph: Graph, opset: int = 20) -> torch.onnx.ONNXProgram:
                 verbose=False,
                 external_data=False,
             )
-    except Exception as error:  # the exporter runs the user's code and wraps whatever it meets
+    except Exception as error:  # the exporter runs the user's code and wraps whatever it meets, Ctrl-C too
+        if any(isinstance(part, KeyboardInterrupt) for part in _chain(error)):
+            raise KeyboardInterrupt from None
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise BadInput(
             f"torch cannot export graph `{graph.name}`: {reason[0]}\n"
@@ -67,6 +69,18 @@ def program(graph: Graph, opset: int = 20) -> torch.onnx.ONNXProgram:
         ) from error
     assert made is not None
     return made
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an exception and all that it came from, by cause and by context."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one not in found:
+            found.append(one)
+            waiting += [one.__cause__, one.__context__]
+    return found
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -106,6 +106,25 @@ def test_what_cannot_be_exported_is_bad_input(tmp_path, network):
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("by", ["cause", "context"])
+def test_an_interrupt_that_the_exporter_wrapped_stays_one(monkeypatch, by):
+    def interrupted(*args, **options):
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as pressed:
+                if by == "cause":
+                    raise RuntimeError("step 1") from pressed
+                raise RuntimeError("step 1")  # noqa: B904
+        except RuntimeError as error:
+            raise torch.onnx.OnnxExporterError("Failed to export the model") from error
+
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    graph = Graph("model", nn.Linear(2, 2), ("x",), ("y",), {"x": torch.zeros(2, 2)}, {"x": {0: "batch"}})
+    with pytest.raises(KeyboardInterrupt):
+        export.program(graph)
+
+
 def test_weights_beyond_protobuf_go_beside(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_LARGEST_PROTOBUF", 1000)
     model = onnx.load(str(trained.source["model"]))
