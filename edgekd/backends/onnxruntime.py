@@ -85,4 +85,5 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     try:
         return OnnxRuntimeSession(ort.InferenceSession(str(file), options, providers=[_PROVIDER]))
     except Exception as error:  # the binding's exceptions share no base
-        raise BadInput(f"{file}: ONNX Runtime cannot load it: {str(error).strip().splitlines()[0]}") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{file}: ONNX Runtime cannot load it: {reason}") from None

@@ -136,7 +136,8 @@ def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own types
-        raise BadInput(f"{file}: cannot be read as ONNX ({str(error).splitlines()[0]})") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{file}: cannot be read as ONNX ({reason})") from None
     weights = {tensor.name for tensor in graph.initializer}
 
     def described(value: Any) -> dict[str, Any]:

@@ -20,6 +20,29 @@ HERE = Path(__file__).resolve().parent
 RIGHT, WRONG, MISSING = 0, 3, 4
 
 
+def read_record() -> Any:
+    """Return what artifact.json says; a sentence instead, when it is missing, damaged or not whole."""
+    again = "copy the artifact's folder again"
+    try:
+        record = json.loads((HERE / "artifact.json").read_text(encoding="utf-8"))
+        for graph in record["graphs"].values():
+            graph["file"]
+        for told in record["files"]:
+            told["path"], told["sha256"]
+        record["golden"]["file"], record["golden"]["max_error"], record["golden"]["min_sqnr_db"]
+        record["target"], record["variant"]
+    except OSError as error:
+        return f"artifact.json: cannot be read ({error.strerror}); {again}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"artifact.json: damaged ({first_line(error)}); {again}"
+    return record
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no more is known'])[0]}"
+
+
 def damaged_files(record: Any) -> list[str]:
     """Return what is wrong with the files, in words; [] when each has the SHA-256 of artifact.json."""
     found = []
@@ -125,12 +148,14 @@ def main() -> int:
     except ImportError as error:
         print(f"{error.name} is not installed here: pip install numpy onnxruntime", file=sys.stderr)
         return MISSING
-    record = json.loads((HERE / "artifact.json").read_text(encoding="utf-8"))
-    try:
-        found = check(np, ort, record, options.threads, options.seconds)
-    except Exception as error:  # a file that the runtime cannot load or run is a finding, not a crash
-        problems = [*damaged_files(record), str(error).splitlines()[0]]
-        found = {"artifact": f"{record['target']}/{record['variant']}", "right": False, "problems": problems, "graphs": {}}
+    record = read_record()
+    name = HERE.name if isinstance(record, str) else f"{record['target']}/{record['variant']}"
+    found: dict[str, Any] = {"artifact": name, "right": False, "problems": [record], "graphs": {}}
+    if not isinstance(record, str):
+        try:
+            found = check(np, ort, record, options.threads, options.seconds)
+        except Exception as error:  # a file that the runtime cannot load or run is a finding, not a crash
+            found["problems"] = [*damaged_files(record), first_line(error)]
     if options.json:
         finite = {"Infinity": None, "-Infinity": None, "NaN": None}
         print(json.dumps(json.loads(json.dumps(found), parse_constant=finite.get)))

@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -166,6 +168,28 @@ def test_check_finds_a_truncated_file(ship):
     ran = check(made.folder, "--json")
     assert ran.returncode == 3
     assert not json.loads(ran.stdout)["right"]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"graphs": {"model": {}}}', '{"graphs": [], "files": 3}'])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_check_without_a_whole_record_says_so(tmp_path, content, as_json):
+    shutil.copyfile(artifacts.CHECK, tmp_path / "check.py")
+    if content is not None:
+        (tmp_path / "artifact.json").write_text(content)
+    ran = check(tmp_path, *(["--json"] if as_json else []))
+    assert (ran.returncode, ran.stderr) == (3, "")
+    assert "artifact.json: " in (json.loads(ran.stdout)["problems"][0] if as_json else ran.stdout)
+    assert "copy the artifact's folder again" in ran.stdout
+
+
+def test_an_error_without_words_is_told_by_its_type(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise ValueError
+
+    monkeypatch.setattr("onnx.load", fail)
+    with pytest.raises(BadInput, match=r"cannot be read as ONNX \(ValueError\)"):
+        artifacts.interface(tmp_path / "m.onnx")
+    assert runpy.run_path(str(artifacts.CHECK))["first_line"](ValueError()) == "ValueError: no more is known"
 
 
 @pytest.mark.parametrize(("name", "factor"), [("fp32", 1.001), ("int8", 2.0)])
