@@ -37,6 +37,7 @@ def view(manifest: Manifest, samples: Mapping[str, np.ndarray]) -> dict[str, Any
         "speed": speed(manifest, samples, colours),
         "comparisons": comparisons(manifest),
         "training": training(manifest, metric),
+        "untrained": _untrained(manifest),
         "pipeline": pipeline(manifest),
         "environment": environment(manifest),
         "recipe": yaml.safe_dump(dict(manifest["recipe"]), sort_keys=False, allow_unicode=True, width=88),
@@ -58,4 +59,14 @@ def _trained(manifest: Manifest, metric: Metric) -> str | None:
     for role, score in manifest["scores"].items():
         if score is not None:
             return f"The {role} scores {metric.score(score)} {metric.name} on the test samples."
-    return "The model is trained; it has no score yet."
+    return "The model is trained; it has no score yet." if manifest["training"] else "The model is not trained yet."
+
+
+def _untrained(manifest: Manifest) -> str:
+    """Say why there is no training to show."""
+    done = {stage["name"] for stage in manifest["stages"]}
+    if manifest.get("kind") == "train":
+        return "Not trained yet: the run stopped before its training was finished. edgekd train goes on from here."
+    if manifest["recipe"].get("distill") and "distill" not in done:
+        return "Not trained yet: the run stopped before the student was finished. edgekd compress goes on from here."
+    return "Nothing was trained: the student was taken as it came."

@@ -225,6 +225,18 @@ def trained(m: dict[str, Any]) -> None:
     m["scores"]["student"] = m["models"]["student"] = None
 
 
+def stopped_in_distillation(m: dict[str, Any]) -> None:
+    only_distilled(m)
+    m["training"] = None
+    m["stages"] = [stage for stage in m["stages"] if stage["name"] == "teacher-cache"]
+    m["scores"] = m["models"] = {"teacher": None, "student": None}
+
+
+def stopped_in_training(m: dict[str, Any]) -> None:
+    stopped_in_distillation(m)
+    m["kind"], m["stages"] = "train", []
+
+
 def no_samples(m: dict[str, Any]) -> None:
     m["measurements"][0]["samples"] = "measurements/gone.npy"
     m["measurements"][1]["samples"] = "../../etc/passwd.npy"
@@ -269,6 +281,9 @@ PARTS = [
     (exported, "Not verified yet"),
     (verified, "Verified, not chosen yet"),
     (trained, "The teacher scores 92.62\u202f% accuracy on the test samples."),
+    (stopped_in_distillation, "Not trained yet: the run stopped before the student was finished."),
+    (stopped_in_training, "Not trained yet: the run stopped before its training was finished."),
+    (stopped_in_training, "The model is not trained yet."),
     (no_samples, "are not beside the manifest"),
     (loss_metric, "perplexity"),
     (one_epoch, "no epoch was better than the start"),
