@@ -115,6 +115,10 @@ def plan(
     for variant in recipe.quantize:
         if reason := quantize.refuses(variant):
             raise BadInput(f"quantize `{variant.name}`: {reason}")
+    if (recipe.bench.threads or 1) > 4 * host.usable_cores():
+        raise BadInput(
+            f"bench.threads: {recipe.bench.threads} on a machine with {host.usable_cores()} cores; leave it out, or give fewer"
+        )
     _need_packages(targets)
     inputs = _inputs(recipe, known or {})
     names = tuple(Path(name).stem if name.endswith(".toml") else name for name in only)

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 
 def check(plan: Plan, materials: Materials) -> None:
-    """Check before training what only the loaded models can tell: that teacher, student and data fit, and what `keep` names."""
+    """Check before training what only the loaded models can tell: that teacher, student and data fit, and that the layers named exist."""
+    from . import distill
     from .quantize import keep
 
     student = materials.fresh_student
+    distill.check(plan.recipe, student, materials.teacher if plan.recipe.teacher else None)
     for variant in plan.recipe.quantize:
         keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
 

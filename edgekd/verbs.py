@@ -154,7 +154,7 @@ def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) ->
 
 def _with(recipe: Recipe, targets: Sequence[str]) -> Recipe:
     """Add the targets asked for that the recipe does not have: the others stay, with what was made for them."""
-    asked = [str(Path(t).resolve()) if t.endswith(".toml") else t for t in targets]
+    asked = dict.fromkeys(str(Path(t).resolve()) if t.endswith(".toml") else t for t in targets)
     return recipe.model_copy(update={"targets": (*recipe.targets, *(t for t in asked if t not in recipe.targets))})
 
 
