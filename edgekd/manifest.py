@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from . import __version__, run_folder
 from .plan import Plan
 from .report.formats import duration
 from .run_folder import Stage
+from .tasks import task_of
 
 SCHEMA = 1
 
@@ -63,7 +65,7 @@ class Record:
             "stages": [
                 {"name": s.name, "fingerprint": s.fingerprint, "seconds": s.seconds, "cached": s.cached} for s in self.stages
             ],
-            "metric": {"name": "accuracy", "higher_is_better": True},
+            "metric": asdict(task_of(recipe.task).metric),
             "scores": {role: facts["score"] if facts else None for role, facts in scores.items()},
             "models": {
                 role: {k: facts[k] for k in ("reference", "parameters")} | {"bytes": 4 * facts["parameters"]} if facts else None

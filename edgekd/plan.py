@@ -21,8 +21,8 @@ from .targets import Target, load_target
 
 # what a stage's result depends on beside the recipe: edgekd's own source, and the packages that do the arithmetic
 _CODE = {
-    "model": ("models.py", "models", "preprocess.py", "data.py", "data", "augment.py", "tasks", "distill"),
-    "graphs": ("export/onnx.py", "export/graph.py", "models.py", "models", "preprocess.py", "tasks"),
+    "model": ("models", "preprocess.py", "data", "augment.py", "tasks", "distill"),
+    "graphs": ("export/onnx.py", "export/graph.py", "models", "preprocess.py", "tasks"),
     "quantize": ("quantize",),
     "export": ("export", "backends"),
     "verify": ("verify.py", "verdict.py", "parity.py", "divergence.py", "backends"),
