@@ -38,9 +38,9 @@ class Encoded:
 
     def decoded(self) -> np.ndarray:
         """Return the weights, float32 of the tensor's shape."""
-        values = (
-            self.points[self.indices] if self.points is not None else self.indices.astype(np.float32)
-        ) * self.scale[:, None]
+        values = (self.points[self.indices] if self.points is not None else self.indices.astype(np.float32)) * self.scale[
+            :, None
+        ]
         if self.offset is not None:
             values = values + self.offset[:, None]
         return values.reshape(-1)[: self.count].reshape(self.shape).astype(np.float32)

@@ -1,0 +1,42 @@
+"""Buckets: the weights that share a scale. A tensor becomes a matrix with one bucket a row, and back."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def bucket_size(shape: tuple[int, ...], granularity: str, group: int | None) -> int:
+    """Return how many weights share a scale. shape: of the weights, output channels first.
+
+    tensor: all of them. channel: those of one output channel. group: `group` of the flattened tensor, or all of a tensor
+    that is smaller (Polino et al. 2018).
+    """
+    count = math.prod(shape)
+    if granularity == "group":
+        assert group is not None
+        return max(min(group, count), 1)
+    return max(count // shape[0], 1) if granularity == "channel" and shape and shape[0] else max(count, 1)
+
+
+def to_buckets(weights: torch.Tensor, size: int) -> torch.Tensor:
+    """Return (buckets, size), the flattened tensor row by row; the last row is filled up with the tensor's last value."""
+    flat = weights.reshape(-1)
+    if missing := -flat.numel() % size:
+        flat = torch.cat([flat, flat[-1:].expand(missing)])
+    return flat.view(-1, size)
+
+
+def from_buckets(buckets: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+    """Return the tensor that to_buckets() took apart."""
+    count = math.prod(shape)
+    flat = buckets.reshape(-1)
+    return (flat if flat.numel() == count else flat[:count]).view(shape)
+
+
+def range_of(buckets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (alpha, beta), each (buckets, 1): max - min, 1 where that is below 1e-10, and min."""
+    lowest, highest = torch.aminmax(buckets, dim=1, keepdim=True)
+    alpha = highest - lowest
+    return torch.where(alpha < 1e-10, torch.ones_like(alpha), alpha), lowest

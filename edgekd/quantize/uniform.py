@@ -1,0 +1,107 @@
+"""The uniform quantizer: evenly spaced levels between the smallest and the largest weight of a bucket.
+
+v = (w - beta) / alpha, Q(v) = round(v (s - 1)) / (s - 1), w_q = alpha Q(v) + beta, with s = 2^bits levels, beta the smallest
+weight of the bucket and alpha the range (Polino, Pascanu and Alistarh 2018, section 2, and their released code).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from .buckets import from_buckets, range_of, to_buckets
+
+Style = Literal["straight-through", "truncated", "exact"]
+
+
+def scaled(buckets: torch.Tensor, levels: int, stochastic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (indices 0 ... levels - 1 in floating point, alpha, beta) of (buckets, size) weights.
+
+    Deterministic: to the nearest level, halves to even. Stochastic: down, or up with the probability of the fraction, so
+    that the expected value is the weight itself.
+    """
+    alpha, beta = range_of(buckets)
+    steps = (buckets - beta).mul_((levels - 1) / alpha)
+    indices = steps.add_(torch.rand_like(steps)).floor_() if stochastic else steps.round_()
+    return indices.clamp_(0, levels - 1), alpha, beta
+
+
+class _Uniform(torch.autograd.Function):
+    """w -> w_q over buckets."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: torch.Tensor, size: int, levels: int, style: Style, stochastic: bool) -> torch.Tensor:
+        inside = weights.clamp(-1, 1) if style == "truncated" else weights
+        buckets = to_buckets(inside, size)
+        indices, alpha, beta = scaled(buckets, levels, stochastic)
+        ctx.style = style
+        if style == "truncated":
+            ctx.save_for_backward(weights.abs() <= 1)
+        elif style == "exact":
+            ctx.save_for_backward(buckets, indices)
+            ctx.size, ctx.levels = size, levels
+        return from_buckets(torch.addcmul(beta, indices, alpha / (levels - 1)), weights.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        if ctx.style == "truncated":
+            gradient = gradient * ctx.saved_tensors[0]
+        elif ctx.style == "exact":
+            buckets, indices = ctx.saved_tensors
+            gradient = from_buckets(_through_range(to_zeros(gradient, ctx.size), buckets, indices, ctx.levels), gradient.shape)
+        return gradient, None, None, None, None
+
+
+def to_zeros(gradient: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the gradient in buckets, the last one filled up with zeros: padding has no say."""
+    flat = gradient.reshape(-1)
+    return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
+
+
+def _through_range(gradient: torch.Tensor, buckets: torch.Tensor, indices: torch.Tensor, levels: int) -> torch.Tensor:
+    """Differentiate alpha Q((w - beta) / alpha) + beta with Q piecewise constant: through alpha and beta alone.
+
+    dw_q / dbeta = 1 and dw_q / dalpha = Q. Only the largest and the smallest weight of a bucket move these:
+    alpha = w_max - w_min, beta = w_min.
+    """
+    through_alpha = (gradient * indices).sum(1, keepdim=True) / (levels - 1)
+    through_beta = gradient.sum(1, keepdim=True)
+    flat = buckets.amax(1, keepdim=True) - buckets.amin(1, keepdim=True) < 1e-10  # there alpha is the constant 1
+    through_alpha = through_alpha.masked_fill(flat, 0.0)
+    made = torch.zeros_like(gradient)
+    made.scatter_add_(1, buckets.argmax(1, keepdim=True), through_alpha)
+    made.scatter_add_(1, buckets.argmin(1, keepdim=True), through_beta - through_alpha)
+    return made
+
+
+class MinMax(nn.Module):
+    """Fake quantization between each bucket's extremes; nothing to learn.
+
+    style: the gradient. straight-through: as if not quantized. truncated: weights are clamped to [-1, 1] and get no gradient
+    outside. exact: through the bucket's extremes alone, as w_q really depends on w.
+    stochastic: round at random in training mode; always to the nearest in evaluation mode.
+    """
+
+    def __init__(self, size: int, bits: int, style: Style = "straight-through", stochastic: bool = False) -> None:
+        super().__init__()
+        self.size, self.bits, self.style, self.stochastic = size, bits, style, stochastic
+
+    @property
+    def levels(self) -> int:
+        return 1 << self.bits
+
+    def forward(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the quantized weights, of the same shape."""
+        if not weights.numel():
+            return weights
+        return _Uniform.apply(weights, self.size, self.levels, self.style, self.stochastic and self.training)
+
+    def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
+        """Return (indices (buckets, size), scale (buckets,), offset (buckets,), None) of the weights."""
+        inside = weights.detach().float()
+        inside = inside.clamp(-1, 1) if self.style == "truncated" else inside
+        indices, alpha, beta = scaled(to_buckets(inside, self.size), self.levels)
+        return indices.to(torch.uint8), (alpha / (self.levels - 1)).flatten(), beta.flatten(), None
