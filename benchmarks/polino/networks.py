@@ -6,7 +6,6 @@ without dropout, as in the code. Their last layer's ReLU on the logits is left o
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 STUDENTS = {"1M": ((75, 50, 50, 25), 500), "0.3M": ((50, 25, 25, 10), 400), "0.1M": ((25, 10, 10, 5), 300)}

@@ -1,0 +1,137 @@
+"""The cells' results in one JSON file, and a table with the paper's figures beside ours.
+
+python benchmarks/polino/results.py results/cifar10.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from edgekd import host
+
+HERE = Path(__file__).parent
+ORDER = ("1M", "0.3M", "0.1M")
+PM_TENSOR, PM_BUCKET, QD, DQ = "pm-tensor", "pm-bucket", "qd", "dq"
+LABELS = {PM_TENSOR: "PM no bucket", PM_BUCKET: "PM bucket", QD: "QD", DQ: "DQ", "qd+": "qd+"}
+
+PAPER = {
+    "teacher": 89.71,
+    "1M": {"normal": 84.5, "distilled": 88.8, "pm-tensor-2": 9.30, "pm-tensor-4": 67.99, "pm-tensor-8": 88.91, "pm-bucket-2": 10.53,
+           "pm-bucket-4": 87.18, "pm-bucket-8": 88.80, "qd-2": 82.4, "qd-4": 88.00, "qd-8": 88.82, "dq-2": 80.43, "dq-4": 88.31},
+    "0.3M": {"normal": 80.3, "distilled": 84.3, "pm-tensor-2": 10.15, "pm-tensor-4": 68.05, "pm-tensor-8": 84.38, "pm-bucket-2": 11.89,
+             "pm-bucket-4": 81.96, "pm-bucket-8": 84.38, "qd-2": 74.22, "qd-4": 83.92, "qd-8": 84.22, "dq-2": 72.79, "dq-4": 83.49},
+    "0.1M": {"normal": 71.6, "distilled": 78.2, "pm-tensor-2": 10.15, "pm-tensor-4": 61.30, "pm-tensor-8": 78.04, "pm-bucket-2": 10.38,
+             "pm-bucket-4": 72.44, "pm-bucket-8": 78.10, "qd-2": 67.02, "qd-4": 77.75, "qd-8": 77.92, "dq-2": 57.84, "dq-4": 77.36},
+}  # fmt: skip
+"""CIFAR-10, test accuracy in percent, as printed (arXiv:1802.05668, table 1)."""
+
+
+def collect(work: Path, data: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Read every finished cell under `work`, write results/DATA.json, print the table, return what was written."""
+    found = []
+    for file in sorted(work.glob("*/seed*/*/result.json")):
+        cell, seed, student = (
+            file.parent.name,
+            int(file.parent.parent.name.removeprefix("seed")),
+            file.parent.parent.parent.name,
+        )
+        told = json.loads(file.read_text())
+        trainings = told.pop("training", [])
+        told["epochs"] = [len(t["epochs"]) for t in trainings]
+        told["best_epochs"] = [t["best_epoch"] for t in trainings]
+        told["validation"] = [round(t["best_validation"], 4) for t in trainings]
+        found.append({"student": student, "seed": seed, "cell": cell, **{k: v for k, v in told.items() if k != "key"}})
+    out = HERE / "results" / f"{data}.json"
+    out.parent.mkdir(exist_ok=True)
+    command = f"python benchmarks/polino/run.py {' '.join(sys.argv[1:])}"
+    made = {"schema": 1, "data": data, "command": command, **facts, "environment": host.describe(), "cells": found}
+    out.write_text(json.dumps(made, indent=1) + "\n")
+    print(table(made))
+    return made
+
+
+def scores(made: Mapping[str, Any], student: str, cell: str) -> list[float]:
+    """Return the test accuracies in percent, one a seed."""
+    return [100 * c["accuracy"] for c in made["cells"] if c["student"] == student and c["cell"] == cell]
+
+
+def table(made: Mapping[str, Any]) -> str:
+    """Return Markdown: ours as mean over seeds (lowest to highest), the paper's beside where it is the same data."""
+    students = [s for s in ORDER if any(c["student"] == s for c in made["cells"])]
+    lines = [
+        f"teacher {100 * made['teacher']['accuracy']:.2f} %"
+        + (f" (paper {PAPER['teacher']})" if made["data"] == "cifar10" else ""),
+        "",
+    ]
+    lines += ["| student | | 2 bit | 4 bit | 8 bit |", "|---|---|---|---|---|"]
+    for student in students:
+        seeds = len(scores(made, student, "distilled"))
+        head = f"{student}, {seeds} seed{'s' * (seeds != 1)}"
+        lines.append(f"| {head} | full precision, distilled | {_cell(made, student, 'distilled')} | | |")
+        if scores(made, student, "normal"):
+            lines.append(f"| | full precision, labels alone | {_cell(made, student, 'normal')} | | |")
+        for method, label in LABELS.items():
+            lines.append(f"| | {label} | " + " | ".join(_cell(made, student, f"{method}-{bits}") for bits in (2, 4, 8)) + " |")
+    return "\n".join([*lines, "", *ablation(made, students), "", *checks(made, students)])
+
+
+def _cell(made: Mapping[str, Any], student: str, cell: str) -> str:
+    ours = scores(made, student, cell)
+    paper = PAPER[student].get(cell) if made["data"] == "cifar10" else None  # type: ignore[attr-defined]
+    if not ours:
+        return f"- ({paper})" if paper else "-"
+    spread = f" [{min(ours):.1f}, {max(ours):.1f}]" if len(ours) > 1 else ""
+    return f"{mean(ours):.2f}{spread}" + (f" ({paper})" if paper else "")
+
+
+def ablation(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
+    """Return the table that says what each part of qd+ brings: points lost to full precision."""
+    rows = list(dict.fromkeys(c["cell"].rpartition("-")[0] for c in made["cells"] if c["cell"][-2:] in ("-2", "-4")))
+    rows = [r for r in rows if r not in (PM_TENSOR, PM_BUCKET)]
+    lines = ["| points lost to full precision | " + " | ".join(f"{s}, {b} bit" for s in students for b in (2, 4)) + " |"]
+    lines.append("|---" * (1 + 2 * len(list(students))) + "|")
+    for row in rows:
+        cells = []
+        for student in students:
+            for bits in (2, 4):
+                lost = gaps(made, student, f"{row}-{bits}")
+                cells.append(f"{mean(lost):.2f}" if lost else "-")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def gaps(made: Mapping[str, Any], student: str, cell: str) -> list[float]:
+    """Return, seed by seed, how many points the cell lies below the full-precision distilled student of that seed."""
+    whole = {c["seed"]: c["accuracy"] for c in made["cells"] if c["student"] == student and c["cell"] == "distilled"}
+    mine = [c for c in made["cells"] if c["student"] == student and c["cell"] == cell]
+    return [100 * (whole[c["seed"]] - c["accuracy"]) for c in mine if c["seed"] in whole]
+
+
+def checks(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
+    """Return, in words, whether the paper's ordering holds in every cell and whether the gaps are no larger than the paper's."""
+    lines = []
+    for student in students:
+        for bits in (2, 4):
+            got = {m: mean(s) for m in (PM_TENSOR, PM_BUCKET, QD, DQ) if (s := scores(made, student, f"{m}-{bits}"))}
+            if len(got) == 4:
+                holds = min(got[QD], got[DQ]) > got[PM_BUCKET] > got[PM_TENSOR]
+                lines.append(
+                    f"- {student}, {bits} bit: QD, DQ > PM bucket > PM no bucket {'holds' if holds else 'DOES NOT HOLD'}"
+                )
+            for cell in (f"qd-{bits}", f"qd+-{bits}"):
+                if lost := gaps(made, student, cell):
+                    of_paper = PAPER[student]["distilled"] - PAPER[student][f"qd-{bits}"]  # type: ignore[index]
+                    said = "no more than" if mean(lost) <= of_paper else "MORE THAN"
+                    lines.append(
+                        f"- {student}, {bits} bit: {cell.rpartition('-')[0]} loses {mean(lost):.2f}, {said} the paper's QD ({of_paper:.1f})"
+                    )
+    return lines
+
+
+if __name__ == "__main__":
+    print(table(json.loads(Path(sys.argv[1]).read_text())))
