@@ -21,11 +21,15 @@ def bucket_size(shape: tuple[int, ...], granularity: str, group: int | None) -> 
 
 
 def to_buckets(weights: torch.Tensor, size: int) -> torch.Tensor:
-    """Return (buckets, size), the flattened tensor row by row; the last row is filled up with the tensor's last value."""
+    """Return (buckets, size), the flattened tensor row by row; the last row is filled up with the tensor's last value.
+
+    However the tensor lies in memory, row by row means by its axes. Half precision becomes float32.
+    """
     flat = weights.reshape(-1)
+    flat = flat.float() if flat.element_size() < 4 else flat
     if missing := -flat.numel() % size:
         flat = torch.cat([flat, flat[-1:].expand(missing)])
-    return flat.view(-1, size)
+    return flat.view(flat.numel() // size, size)
 
 
 def from_buckets(buckets: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
@@ -35,8 +39,14 @@ def from_buckets(buckets: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> 
     return (flat if flat.numel() == count else flat[:count]).view(shape)
 
 
+def restored(buckets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return from_buckets() in the weights' type and memory format: a convolution with channels-last weights stays as fast."""
+    made = from_buckets(buckets, weights.shape)
+    return made.to(weights.dtype) if weights.is_contiguous() else torch.empty_like(weights).copy_(made)
+
+
 def range_of(buckets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (alpha, beta), each (buckets, 1): max - min, 1 where that is below 1e-10, and min."""
-    lowest, highest = torch.aminmax(buckets, dim=1, keepdim=True)
-    alpha = highest - lowest
+    """Return (alpha, beta), each (buckets, 1): max - min, 1 where that is below 1e-10, and min. NaN and infinity make alpha so."""
+    lowest = buckets.amin(1, keepdim=True)
+    alpha = buckets.amax(1, keepdim=True) - lowest  # aminmax() does both at once, and takes ten times as long on a CPU
     return torch.where(alpha < 1e-10, torch.ones_like(alpha), alpha), lowest

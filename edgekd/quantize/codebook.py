@@ -6,25 +6,61 @@ v = (w - beta) / alpha of its buckets; w_q = alpha p_nearest(v) + beta; dL/dp_j 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from .buckets import from_buckets, range_of, to_buckets
+from .buckets import range_of, restored, to_buckets
 from .uniform import to_zeros
+
+CELLS = 4096
+"""Equal parts of [0, 1] in the table of nearest()."""
+
+CROWD = 4
+"""Middles in one cell up to which the table is quicker than a search."""
 
 
 def nearest(values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Return, for each value, the index of the nearest point: int64, of the values' shape. points: (n,), rising.
+    """Return, for each value, the index of the nearest point: int32, of the values' shape. points: (n,), rising, n >= 2.
 
-    A value in the middle between two goes to the lower one.
+    A value in the middle between two goes to the lower one, and a value on several equal points to the first of these. NaN goes
+    anywhere. On a CPU many values are looked up in a table: how many middles lie before the value's cell, and after that whether it
+    lies beyond those inside; a search guesses a branch wrong every other time.
     """
-    return torch.bucketize(values, (points[1:] + points[:-1]) / 2)
+    middles = (points[1:] + points[:-1]) / 2
+    if values.device.type != "cpu" or values.numel() < 2 * CELLS:
+        return torch.bucketize(values, middles, out_int32=True)
+    cells = _cells(middles)
+    inside = torch.bincount(cells, minlength=CELLS + 1)
+    crowd = int(inside.max())
+    if crowd > CROWD:
+        return torch.bucketize(values, middles, out_int32=True)
+    before = (inside.cumsum(0) - inside).int()
+    place = torch.arange(len(middles), dtype=torch.int32) - before[cells]  # of a middle among those of its cell
+    flat = values.reshape(-1)
+    cell = _cells(flat)
+    index = before.index_select(0, cell)
+    for turn in range(crowd):
+        bound = torch.full((CELLS + 1,), math.inf, dtype=middles.dtype)
+        bound[cells[place == turn]] = middles[place == turn]
+        index += flat > bound.index_select(0, cell)
+    return index.view(values.shape)
+
+
+def _cells(values: torch.Tensor) -> torch.Tensor:
+    """Return the cell of each value, int32, rising with the value; what lies outside [0, 1] is in the first or the last."""
+    return (values * CELLS).clamp_(0, CELLS).int().clamp_(0, CELLS)  # again, because NaN becomes any integer
 
 
 def quantiles(values: torch.Tensor, count: int) -> torch.Tensor:
-    """Return `count` points that each have as many values around them: the (j + 1/2) / count quantiles of the values."""
+    """Return `count` points that each have as many values around them: the (j + 1/2) / count quantiles of the values.
+
+    Evenly spaced from 0 to 1 where there are no values.
+    """
+    if not values.numel():
+        return torch.linspace(0, 1, count, dtype=values.dtype, device=values.device)
     at = (torch.arange(count, dtype=torch.float64, device=values.device) + 0.5) / count
     ordered = values.detach().flatten().sort().values.double()
     place = at * (len(ordered) - 1)
@@ -35,21 +71,34 @@ def quantiles(values: torch.Tensor, count: int) -> torch.Tensor:
 
 class _Nearest(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: torch.Tensor, points: torch.Tensor, size: int) -> torch.Tensor:
+    def forward(
+        ctx: Any, weights: torch.Tensor, points: torch.Tensor, size: int, ranges: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
         buckets = to_buckets(weights, size)
-        alpha, beta = range_of(buckets)
-        indices = nearest((buckets - beta) / alpha, points)
-        ctx.save_for_backward(indices, alpha)
-        ctx.size, ctx.count = size, len(points)
-        return from_buckets(torch.addcmul(beta, points[indices], alpha), weights.shape)
+        alpha, beta = ranges or range_of(buckets)
+        points = points.to(buckets.dtype)
+        indices = nearest((buckets - beta).div_(alpha), points)
+        ctx.save_for_backward(indices.to(torch.uint8), alpha)
+        ctx.size, ctx.count, ctx.dtype = size, len(points), points.dtype
+        return restored(points.index_select(0, indices.view(-1)).view_as(buckets).mul_(alpha).add_(beta), weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         indices, alpha = ctx.saved_tensors
         of_weights = gradients[0] if ctx.needs_input_grad[0] else None  # straight-through
         each = to_zeros(gradients[0], ctx.size) * alpha
-        of_points = torch.bincount(indices.view(-1), each.view(-1), minlength=ctx.count).to(alpha.dtype)
-        return of_weights, of_points, None
+        return of_weights, sums(indices.view(-1), each.view(-1), ctx.count).to(ctx.dtype), None, None
+
+
+def sums(indices: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the sum of the values at each index 0 ... count - 1, the same one every time. indices: uint8 (n,), values: (n,)."""
+    if values.device.type == "cpu":
+        return torch.bincount(indices, values, minlength=count)  # adds up in float64
+    made = torch.zeros(count, dtype=values.dtype, device=values.device)  # elsewhere bincount() adds in any order
+    each = torch.arange(count, dtype=torch.uint8, device=values.device)[:, None]
+    for some, at in zip(values.split(2**25 // count), indices.split(2**25 // count), strict=True):
+        made += (at == each).to(values.dtype) @ some
+    return made
 
 
 class Codebook(nn.Module):
@@ -57,14 +106,22 @@ class Codebook(nn.Module):
 
     start: the weights to begin with. count: points. uniform: begin with evenly spaced points, which with the weights and buckets of
     a finished quantized distillation is exactly its result; else at the quantiles.
+    ranges: (alpha, beta), each (buckets,), that stay as they are, such as learned ones; the buckets' own when absent.
     """
 
-    def __init__(self, size: int, count: int, start: torch.Tensor, uniform: bool = False) -> None:
+    def __init__(
+        self, size: int, count: int, start: torch.Tensor, uniform: bool = False,
+        ranges: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.size = size
+        self.alpha: torch.Tensor | None
+        self.beta: torch.Tensor | None
+        self.register_buffer("alpha", ranges[0].detach().abs().clamp_min(1e-10) if ranges else None)
+        self.register_buffer("beta", ranges[1].detach().clone() if ranges else None)
         buckets = to_buckets(start.detach().float(), size)
-        alpha, beta = range_of(buckets)
-        scaled = ((buckets - beta) / alpha).flatten()[: start.numel()]
+        alpha, beta = self._ranges() or range_of(buckets)
+        scaled = ((buckets - beta) / alpha).flatten()[: start.numel()].clamp(0, 1)
         points = torch.linspace(0, 1, count, device=start.device) if uniform else quantiles(scaled, count)
         self.points = nn.Parameter(points)
 
@@ -81,12 +138,17 @@ class Codebook(nn.Module):
         if not weights.numel():
             return weights
         # Sorted here, so that they are whatever an optimizer did to them.
-        return _Nearest.apply(weights, self.points.sort().values, self.size)
+        return _Nearest.apply(weights, self.points.sort().values, self.size, self._ranges())
 
     def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (indices (buckets, size), scale (buckets,), offset (buckets,), points (levels,)) of the weights."""
         buckets = to_buckets(weights.detach().float(), self.size)
-        alpha, beta = range_of(buckets)
-        points = self.points.detach().sort().values
-        indices = nearest((buckets - beta) / alpha, points)
+        alpha, beta = self._ranges() or range_of(buckets)
+        points = self.points.detach().float().sort().values
+        indices = nearest((buckets - beta).div_(alpha), points)
         return indices.to(torch.uint8), alpha.flatten(), beta.flatten(), points
+
+    def _ranges(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self.alpha is None or self.beta is None:
+            return None
+        return self.alpha.float()[:, None], self.beta.float()[:, None]

@@ -7,35 +7,51 @@ full-precision ones are the parameter `parametrizations.weight.original` of the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..errors import BadInput
 from .encoded import Encoded
 
 
 def attach(net: nn.Module, quantizers: Mapping[str, nn.Module]) -> None:
-    """Put a quantizer before each named weight. quantizers: name in the state dict, such as `blocks.0.conv.weight` -> module."""
+    """Put a quantizer before each named weight. quantizers: name in the state dict, such as `blocks.0.conv.weight` -> module.
+
+    Layers that share a weight share its quantizer.
+    """
     for name, quantizer in quantizers.items():
-        owner, _, tensor = name.rpartition(".")
-        parametrize.register_parametrization(net.get_submodule(owner), tensor, quantizer)
+        weights = net.get_parameter(name)
+        quantizer.trains_weights = weights.requires_grad  # type: ignore[assignment]  # as it shall be without the quantizer
+        for owner, tensor in [(m, t) for m in net.modules() for t, p in m.named_parameters(recurse=False) if p is weights]:
+            parametrize.register_parametrization(owner, tensor, quantizer)
 
 
 def quantized(net: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module, torch.Tensor]]:
-    """Yield (name in the state dict, owner, tensor's name, quantizer, full-precision weights) of each quantized weight."""
+    """Yield (name in the state dict, owner, tensor's name, quantizer, full-precision weights) of each quantized weight.
+
+    Of layers that share one, only the first.
+    """
+    seen = set()
     for path, owner in net.named_modules():
         if not parametrize.is_parametrized(owner):
             continue
         for tensor, parts in owner.parametrizations.items():
-            yield f"{path}.{tensor}".lstrip("."), owner, tensor, parts[0], parts.original
+            if id(parts.original) not in seen:
+                seen.add(id(parts.original))
+                yield f"{path}.{tensor}".lstrip("."), owner, tensor, parts[0], parts.original
 
 
 def encode(net: nn.Module) -> dict[str, Encoded]:
-    """Return every quantized weight as it is stored: name in the state dict -> Encoded."""
+    """Return every quantized weight as it is stored: name in the state dict -> Encoded. Raises BadInput for NaN and infinity."""
     made = {}
     for name, _, _, quantizer, weights in quantized(net):
-        indices, scale, offset, points = (t if t is None else t.cpu().numpy() for t in quantizer.encode(weights))  # type: ignore[operator]
+        found = quantizer.encode(weights)  # type: ignore[operator]
+        if not all(torch.isfinite(t).all() for t in (weights, *found[1:]) if t is not None):
+            raise BadInput(f"quantize: `{name}` has NaN or infinite weights; check the student, or lower the learning rate")
+        indices, scale, offset, points = (t if t is None else t.cpu().numpy() for t in found)
         made[name] = Encoded(indices, scale, offset, points, int(quantizer.levels), tuple(weights.shape))  # type: ignore[arg-type]
     return made
 
@@ -43,16 +59,20 @@ def encode(net: nn.Module) -> dict[str, Encoded]:
 def bake(net: nn.Module) -> dict[str, Encoded]:
     """Replace each quantizer by the weights it gives, exactly Encoded.decoded(); return what encode() does."""
     made = encode(net)
-    for name, owner, tensor, _, weights in list(quantized(net)):
-        parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
-        values = torch.from_numpy(made[name].decoded()).to(weights)
-        with torch.no_grad():
-            getattr(owner, tensor).copy_(values)
-        getattr(owner, tensor).requires_grad_(True)
+    with torch.no_grad():
+        for name, _, _, _, weights in quantized(net):
+            weights.copy_(torch.from_numpy(made[name].decoded()))
+    detach(net)
     return made
 
 
 def detach(net: nn.Module) -> None:
-    """Remove the quantizers; the weights are the full-precision ones again."""
-    for _, owner, tensor, _, _ in list(quantized(net)):
-        parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
+    """Remove the quantizers; the weights are the full-precision ones again, and trained or not as before attach()."""
+    for owner in [module for module in net.modules() if parametrize.is_parametrized(module)]:
+        lists: Any = owner.parametrizations
+        for tensor, parts in list(lists.items()):
+            parts.original.requires_grad_(parts[0].trains_weights)
+            others = [name for name, _ in owner.named_parameters(recurse=False)]
+            parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
+            for other in others:  # the weight goes back to its place before the bias
+                owner.register_parameter(other, owner._parameters.pop(other))

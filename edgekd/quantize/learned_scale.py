@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .buckets import from_buckets, range_of, to_buckets
+from .buckets import range_of, restored, to_buckets
 from .uniform import to_zeros
+
+
+def _step(alpha: torch.Tensor, levels: int) -> torch.Tensor:
+    """Return the distance of levels. Where training drives alpha through zero it counts by its size, and so grows again."""
+    return alpha.detach().float().abs().clamp_min(1e-10) / (levels - 1)
 
 
 class _Clipped(torch.autograd.Function):
@@ -23,23 +28,32 @@ class _Clipped(torch.autograd.Function):
     def forward(
         ctx: Any, weights: torch.Tensor, alpha: torch.Tensor, beta: torch.Tensor, size: int, levels: int
     ) -> torch.Tensor:
-        buckets = to_buckets(weights, size)
-        v = (buckets - beta) / alpha
-        q = v.clamp(0, 1).mul_(levels - 1).round_().div_(levels - 1)
-        ctx.save_for_backward(v, q)
-        ctx.size, ctx.factor = size, 1 / math.sqrt(size * (levels - 1))
-        return from_buckets(torch.addcmul(beta, q, alpha), weights.shape)
+        """alpha, beta: (buckets, 1)."""
+        step = _step(alpha, levels)
+        places = (to_buckets(weights, size) - beta).div_(step)
+        ctx.save_for_backward(places, alpha)
+        ctx.size, ctx.levels = size, levels
+        return restored(places.clamp(0, levels - 1).round_().mul_(step).add_(beta), weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """dw_q/dw = 1 between the ends, else 0; dw_q/dalpha = Q - v between, else Q; dw_q/dbeta = 0 between, else 1."""
-        v, q = ctx.saved_tensors
-        gradient = to_zeros(gradients[0], ctx.size)
-        between = (v >= 0) & (v <= 1)
-        of_weights = gradient * between
-        of_alpha = (gradient * torch.where(between, q - v, q)).sum(1, keepdim=True) * ctx.factor
-        of_beta = (gradient - of_weights).sum(1, keepdim=True) * ctx.factor
-        return from_buckets(of_weights, gradients[0].shape), of_alpha, of_beta, None, None
+        """dw_q/dw = 1 between the ends, else 0; dw_q/dalpha = Q - v between, else Q; dw_q/dbeta = 0 between, else 1.
+
+        In sums and signs instead of masks: on a CPU these take a fifth of the time.
+        """
+        places, alpha = ctx.saved_tensors
+        gradient, last = to_zeros(gradients[0], ctx.size), ctx.levels - 1
+        clipped = places.clamp(0, last)
+        side = places.sub(clipped).sign_()  # -1 below, 0 between, 1 above
+        signed = gradient * side
+        beyond = side.mul_(signed)
+        below_and_above, above_less_below = beyond.sum(1, keepdim=True), signed.sum(1, keepdim=True)
+        rounded = clipped.round().sub_(clipped).mul_(gradient).sum(1, keepdim=True) / last
+        of_alpha = rounded + (below_and_above + above_less_below) / 2
+        of_alpha = torch.where(alpha < 0, -of_alpha, of_alpha)
+        factor = 1 / math.sqrt(ctx.size * last)
+        of_weights = restored(gradient - beyond, gradients[0])
+        return of_weights, (of_alpha * factor).to(alpha.dtype), (below_and_above * factor).to(alpha.dtype), None, None
 
 
 class LearnedScale(nn.Module):
@@ -66,9 +80,10 @@ class LearnedScale(nn.Module):
 
     def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """Return (indices (buckets, size), scale (buckets,), offset (buckets,), None) of the weights."""
-        v = (to_buckets(weights.detach().float(), self.size) - self.beta[:, None]) / self.alpha[:, None]
-        indices = v.clamp(0, 1).mul_(self.levels - 1).round_()
-        return indices.to(torch.uint8), self.alpha.detach() / (self.levels - 1), self.beta.detach(), None
+        step = _step(self.alpha[:, None], self.levels)
+        places = (to_buckets(weights.detach().float(), self.size) - self.beta.detach()[:, None]).div_(step)
+        indices = places.clamp_(0, self.levels - 1).round_()
+        return indices.to(torch.uint8), step[:, 0], self.beta.detach().float(), None
 
 
 def least_squares_range(buckets: torch.Tensor, levels: int, tried: int = 40) -> tuple[torch.Tensor, torch.Tensor]:

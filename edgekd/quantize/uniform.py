@@ -1,7 +1,10 @@
 """The uniform quantizer: evenly spaced levels between the smallest and the largest weight of a bucket.
 
 v = (w - beta) / alpha, Q(v) = round(v (s - 1)) / (s - 1), w_q = alpha Q(v) + beta, with s = 2^bits levels, beta the smallest
-weight of the bucket and alpha the range (Polino, Pascanu and Alistarh 2018, section 2, and their released code).
+weight of the bucket and alpha the range (Polino, Pascanu and Alistarh 2018, section 2, and their released code). Computed as
+w_q = i step + beta with i = round((w - beta) / step) and step = alpha / (s - 1), which is how it is stored.
+
+A NaN or infinite weight makes its whole bucket NaN: training sees it at once.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .buckets import from_buckets, range_of, to_buckets
+from .buckets import range_of, restored, to_buckets
 
 Style = Literal["straight-through", "truncated", "exact"]
 
@@ -20,12 +23,15 @@ def scaled(buckets: torch.Tensor, levels: int, stochastic: bool = False) -> tupl
     """Return (indices 0 ... levels - 1 in floating point, alpha, beta) of (buckets, size) weights.
 
     Deterministic: to the nearest level, halves to even. Stochastic: down, or up with the probability of the fraction, so
-    that the expected value is the weight itself.
+    that the expected value is the weight itself; from torch's own generator.
     """
     alpha, beta = range_of(buckets)
-    steps = (buckets - beta).mul_((levels - 1) / alpha)
-    indices = steps.add_(torch.rand_like(steps)).floor_() if stochastic else steps.round_()
-    return indices.clamp_(0, levels - 1), alpha, beta
+    places = (buckets - beta).div_(alpha / (levels - 1))
+    if not stochastic:
+        return places.round_(), alpha, beta
+    down = places.floor()
+    up = torch.rand_like(places) < places.sub_(down)  # a weight on a level stays there
+    return down.add_(up).clamp_(max=levels - 1), alpha, beta
 
 
 class _Uniform(torch.autograd.Function):
@@ -33,16 +39,16 @@ class _Uniform(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weights: torch.Tensor, size: int, levels: int, style: Style, stochastic: bool) -> torch.Tensor:
-        inside = weights.clamp(-1, 1) if style == "truncated" else weights
-        buckets = to_buckets(inside, size)
+        buckets = to_buckets(weights, size)
+        buckets = buckets.clamp(-1, 1) if style == "truncated" else buckets
         indices, alpha, beta = scaled(buckets, levels, stochastic)
         ctx.style = style
         if style == "truncated":
             ctx.save_for_backward(weights.abs() <= 1)
         elif style == "exact":
-            ctx.save_for_backward(buckets, indices)
-            ctx.size, ctx.levels = size, levels
-        return from_buckets(torch.addcmul(beta, indices, alpha / (levels - 1)), weights.shape)
+            ctx.save_for_backward(buckets, indices.clone())
+            ctx.levels = levels
+        return restored(indices.mul_(alpha / (levels - 1)).add_(beta), weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -51,30 +57,35 @@ class _Uniform(torch.autograd.Function):
             gradient = gradient * ctx.saved_tensors[0]
         elif ctx.style == "exact":
             buckets, indices = ctx.saved_tensors
-            gradient = from_buckets(_through_range(to_zeros(gradient, ctx.size), buckets, indices, ctx.levels), gradient.shape)
+            gradient = restored(_through_range(gradient, buckets, indices, ctx.levels), gradient)
         return gradient, None, None, None, None
 
 
 def to_zeros(gradient: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the gradient in buckets, the last one filled up with zeros: padding has no say."""
+    """Return the gradient in buckets, float32 at least, the last one filled up with zeros: padding has no say."""
     flat = gradient.reshape(-1)
-    return torch.nn.functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
+    flat = flat.float() if flat.element_size() < 4 else flat
+    missing = -flat.numel() % size
+    return (torch.nn.functional.pad(flat, (0, missing)) if missing else flat).view(flat.numel() // size + bool(missing), size)
 
 
 def _through_range(gradient: torch.Tensor, buckets: torch.Tensor, indices: torch.Tensor, levels: int) -> torch.Tensor:
-    """Differentiate alpha Q((w - beta) / alpha) + beta with Q piecewise constant: through alpha and beta alone.
+    """Differentiate alpha Q((w - beta) / alpha) + beta with Q piecewise constant, through alpha and beta alone: (buckets, size).
 
-    dw_q / dbeta = 1 and dw_q / dalpha = Q. Only the largest and the smallest weight of a bucket move these:
-    alpha = w_max - w_min, beta = w_min.
+    dw_q / dbeta = 1 and dw_q / dalpha = Q. Only the largest and the smallest weights of a bucket move these:
+    alpha = w_max - w_min, beta = w_min. Several that are largest, or smallest, share equally.
     """
+    count, gradient = gradient.numel(), to_zeros(gradient, buckets.shape[1])
     through_alpha = (gradient * indices).sum(1, keepdim=True) / (levels - 1)
     through_beta = gradient.sum(1, keepdim=True)
-    flat = buckets.amax(1, keepdim=True) - buckets.amin(1, keepdim=True) < 1e-10  # there alpha is the constant 1
-    through_alpha = through_alpha.masked_fill(flat, 0.0)
-    made = torch.zeros_like(gradient)
-    made.scatter_add_(1, buckets.argmax(1, keepdim=True), through_alpha)
-    made.scatter_add_(1, buckets.argmin(1, keepdim=True), through_beta - through_alpha)
-    return made
+    highest, lowest = buckets.amax(1, keepdim=True), buckets.amin(1, keepdim=True)
+    through_alpha = through_alpha.masked_fill(highest - lowest < 1e-10, 0.0)  # there alpha is the constant 1
+
+    def among(those: torch.Tensor) -> torch.Tensor:
+        those.view(-1)[count:] = False  # padding repeats the last weight, which has its share already
+        return those / those.sum(1, keepdim=True)
+
+    return among(buckets == highest) * through_alpha + among(buckets == lowest) * (through_beta - through_alpha)
 
 
 class MinMax(nn.Module):
@@ -101,7 +112,6 @@ class MinMax(nn.Module):
 
     def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """Return (indices (buckets, size), scale (buckets,), offset (buckets,), None) of the weights."""
-        inside = weights.detach().float()
-        inside = inside.clamp(-1, 1) if self.style == "truncated" else inside
-        indices, alpha, beta = scaled(to_buckets(inside, self.size), self.levels)
+        buckets = to_buckets(weights.detach().float(), self.size)
+        indices, alpha, beta = scaled(buckets.clamp(-1, 1) if self.style == "truncated" else buckets, self.levels)
         return indices.to(torch.uint8), (alpha / (self.levels - 1)).flatten(), beta.flatten(), None
