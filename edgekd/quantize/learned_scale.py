@@ -59,7 +59,7 @@ class _Clipped(torch.autograd.Function):
 class LearnedScale(nn.Module):
     """Fake quantization with a learned range a bucket. The gradient of the range is divided by sqrt(size (levels - 1)), as in LSQ.
 
-    start: the weights to begin with; their ranges are those of least squared error.
+    start: the weights to begin with, with ranges of little squared error.
     """
 
     def __init__(self, size: int, bits: int, start: torch.Tensor) -> None:
@@ -86,17 +86,38 @@ class LearnedScale(nn.Module):
         return indices.to(torch.uint8), step[:, 0], self.beta.detach().float(), None
 
 
-def least_squares_range(buckets: torch.Tensor, levels: int, tried: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (alpha, beta), each (buckets, 1): the range, narrowed about its middle, with the least squared error, of `tried`."""
+def least_squares_range(
+    buckets: torch.Tensor, levels: int, tried: int = 40, fitted: int = 10
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (alpha, beta), each (buckets, 1): a range with little squared error, never more than from minimum to maximum.
+
+    The best of `tried` ranges narrowed about their middle; then `fitted` times the straight line through (level, weight) of all
+    weights, which moves both ends. For normally distributed weights this finds the step of Max (1960), 0.996 sigma at 2 bits.
+    """
     alpha, beta = range_of(buckets)
     best = torch.full_like(alpha, math.inf)
-    made = alpha.clone(), beta.clone()
-    for step in range(tried):
-        share = 1 - step / tried
-        a, b = alpha * share, beta + alpha * (1 - share) / 2
-        q = ((buckets - b) / a).clamp_(0, 1).mul_(levels - 1).round_().mul_(a / (levels - 1)).add_(b)
-        error = (q - buckets).square().sum(1, keepdim=True)
-        better = error < best
+    made = alpha, beta
+
+    def q_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return ((buckets - b) / a).clamp_(0, 1).mul_(levels - 1).round_().div_(levels - 1)
+
+    def take(a: torch.Tensor, b: torch.Tensor) -> None:
+        nonlocal best, made
+        error = q_of(a, b).mul_(a).add_(b).sub_(buckets).square_().sum(1, keepdim=True)
+        better = (error < best) & (a >= 1e-10)
         best = torch.where(better, error, best)
         made = torch.where(better, a, made[0]), torch.where(better, b, made[1])
+
+    for step in range(tried):
+        share = 1 - step / tried
+        take(alpha * share, beta + alpha * (1 - share) / 2)
+    middle = buckets.mean(1, keepdim=True)
+    for _ in range(fitted):
+        q = q_of(*made)
+        of_q = q.mean(1, keepdim=True)
+        q -= of_q
+        slope = (q * (buckets - middle)).sum(1, keepdim=True) / q.square().sum(
+            1, keepdim=True
+        )  # NaN where all are at one level
+        take(slope, middle - slope * of_q)
     return made
