@@ -11,6 +11,7 @@ from . import __version__, run_folder
 from .plan import Plan
 from .report.formats import duration
 from .run_folder import Stage
+from .targets import covers
 from .tasks import task_of
 
 SCHEMA = 1
@@ -139,8 +140,9 @@ def choose(
             why = f"the fastest of {len(timed)} that passed, {ms}"
         return {"variant": best, "why": why, "by": "measurement"}
     labels = {v.name: v.scheme.label for v in plan.recipe.quantize}
-    order = [v for wanted in target.prefer for v in passed if labels[v] == wanted]
-    best = (order or sorted(passed, key=lambda v: _bytes(plan, target, v)))[0]
+    smallest_first = sorted(passed, key=lambda v: _bytes(plan, target, v))
+    order = [v for wanted in target.prefer for v in smallest_first if covers([wanted], labels[v])]
+    best = (order or smallest_first)[0]
     return {"variant": best, "why": f"not measured here; `{target.name}` prefers {best}", "by": "rule"}
 
 

@@ -21,6 +21,7 @@ class Materials:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._variants: dict[str, list[Graph]] = {}
 
     @cached_property
     def task(self) -> Task:
@@ -60,6 +61,18 @@ class Materials:
     def student_graphs(self) -> list[Graph]:
         """The finished student's exportable graphs."""
         return self.task.graphs(self.student, self.splits)
+
+    def variant_graphs(self, name: str) -> list[Graph]:
+        """Return the exportable graphs of a finished variant: the student's, with its own weights where it has some."""
+        from . import models
+        from .quantize import variant
+
+        folder = self.plan.out / "variants" / name
+        if variant.load(folder).weights is None:
+            return self.student_graphs
+        if name not in self._variants:
+            self._variants[name] = self.task.graphs(models.restore(folder, like=self.fresh_student), self.splits)
+        return self._variants[name]
 
     def source_graphs(self) -> dict[str, Path]:
         """The finished student as ONNX, full precision: graph name -> file."""

@@ -28,15 +28,16 @@ def run(plan: Plan, first: str = "distill", last: str = "report") -> Manifest:
     """Carry out a plan and return the manifest. Raises BadInput, Diverged, Missing; the gate's outcome is in the verdicts."""
     run_folder.claim(plan.out, plan.recipe.model_dump(mode="json"), plan.kind)
     materials = Materials(plan)
+    corridor = (distill, quantize, export, verify, bench)
+    names = [part.__name__ for part in corridor]
+    start, end = names.index(first), names.index(last) + 1 if last != "report" else len(names)
     if not is_main_process():
-        stages.train_along(plan, materials)
+        stages.train_along(plan, materials, names[start:end])
         return {}
     with run_folder.locked(plan.out):
         record = Record(plan)
-        corridor = (distill, quantize, export, verify, bench)
-        names = [part.__name__ for part in corridor]
-        for number, part in enumerate(corridor if last == "report" else corridor[: names.index(last) + 1]):
-            part(plan, materials, partial(_make, plan, record, part.__name__, number >= names.index(first)))
+        for number, part in enumerate(corridor[:end]):
+            part(plan, materials, partial(_make, plan, record, part.__name__, number >= start))
         _add_later_stages(plan, record)
         record.write()
         if last == "report" or (plan.out / "report.html").exists():
@@ -66,7 +67,10 @@ def quantize(plan: Plan, materials: Materials, make: Make) -> None:
     """Make every variant of the student."""
     from . import quantize
 
+    cache = next((step for step in plan.steps if step.name == "teacher-cache"), None)
     for variant in plan.recipe.quantize:
+        if cache and variant.trains and not any(plan.cached(step) for step in (cache, plan.step(f"quantize/{variant.name}"))):
+            make(cache, partial(stages.cache_teacher, plan, materials))  # a finished student does without
         make(plan.step(f"quantize/{variant.name}"), partial(quantize.fill, variant, plan, materials))
 
 

@@ -24,6 +24,7 @@ _CODE = {
     "model": ("models", "preprocess.py", "data", "augment.py", "tasks", "distill"),
     "graphs": ("export/onnx.py", "export/graph.py", "models", "preprocess.py", "tasks"),
     "quantize": ("quantize",),
+    "network": ("quantize", "export/onnx.py", "export/graph.py", "models/saving.py"),
     "export": ("export", "backends"),
     "verify": ("verify.py", "verdict.py", "parity.py", "divergence.py", "backends"),
     "bench": ("bench", "backends"),
@@ -32,6 +33,7 @@ _PACKAGES = {
     "model": ("torch", "numpy", "timm", "transformers"),
     "graphs": ("torch", "onnx", "onnxscript"),
     "quantize": ("nncf", "onnx", "onnxruntime"),
+    "network": ("torch", "onnx", "onnxscript"),
     "export": ("onnx", "onnxruntime"),
     "verify": ("torch", "onnxruntime"),
     "bench": ("onnxruntime",),
@@ -183,9 +185,13 @@ def _steps(
     yield Step("graphs", "graphs", graphs)
     variants: dict[str, str] = {}
     for variant in recipe.quantize:
-        variants[variant.name] = fingerprint(
-            "quantize", graphs, samples, _plain(variant), narrow(variant, targets), _code("quantize")
-        )
+        made_from: list[Any] = [narrow(variant, targets), _code("quantize")]
+        if quantize.from_the_network(variant):
+            made_from = [_code("network")]
+        if variant.trains:
+            lessons = [(method, _settings(settings)) for method, settings in variant.lessons(recipe.teaching)]
+            made_from += [teacher, lessons, _code("model")]
+        variants[variant.name] = fingerprint("quantize", graphs, samples, _plain(variant), *made_from)
         yield Step(f"quantize/{variant.name}", f"variants/{variant.name}", variants[variant.name])
     refused = {(r.target, r.variant) for r in refusals}
     exported: dict[tuple[str, str], str] = {}

@@ -181,17 +181,14 @@ def _messages(error: ValidationError, values: Any, file: Path, lines: dict[Key, 
 
 
 def _without_tags(location: Iterable[str | int], values: Any) -> Key:
-    """Drop the discriminator tags that pydantic puts between a list index and a field."""
+    """Drop the discriminator tags that pydantic puts between a key or list index and a field."""
     key: list[str | int] = []
     for part in location:
         inside = values
-        if (
-            key
-            and isinstance(values, dict)
-            and part not in values
-            and "kind" in values
-            and part in (values["kind"], "installed")
-        ):
+        if key and isinstance(values, dict) and part not in values:
+            if part == "mapping" or ("kind" in values and part in (values["kind"], "installed")):
+                continue
+        elif key and isinstance(values, list) and part == "list":
             continue
         key.append(part)
         if isinstance(inside, dict):

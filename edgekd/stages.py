@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,24 @@ from .progress import bar
 if TYPE_CHECKING:
     from .materials import Materials
     from .models import LoadedModel
-    from .plan import Plan
+    from .plan import Plan, Step
 
 
 def check(plan: Plan, materials: Materials) -> None:
     """Check before training what only the loaded models can tell: that teacher, student and data fit, and that the layers named exist."""
-    from . import distill
-    from .quantize import keep
+    from . import distill, quantize
+    from .quantize import chain, keep
 
     student = materials.fresh_student
-    distill.check(plan.recipe, student, materials.teacher if plan.recipe.teacher else None)
+    teacher = materials.teacher if plan.recipe.teacher else None
+    distill.check(plan.recipe.teaching, student, teacher)
     for variant in plan.recipe.quantize:
-        keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
+        if quantize.from_the_network(variant):
+            chain.check(variant, student.module.net)
+            for _, settings in variant.lessons(plan.recipe.teaching):
+                distill.check(settings, student, teacher or student)
+        else:
+            keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
 
 
 def cache_teacher(plan: Plan, materials: Materials, folder: Path) -> None:
@@ -54,16 +61,30 @@ def train(plan: Plan, role: str, folder: Path) -> None:
         _write(folder / "score.json", {"score": score, "reference": model.reference, "parameters": model.parameters})
 
 
-def train_along(plan: Plan, materials: Materials) -> None:
-    """Do this process's part of a distributed training; everything else is the first process's work."""
+def train_along(plan: Plan, materials: Materials, parts: Collection[str]) -> None:
+    """Do this process's part of a distributed training; everything else is the first process's work.
+
+    parts: of the corridor, those that the first process goes through and may make something in.
+    """
+    from . import quantize
     from .distill import distill as fit
 
+    rank = plan.out / ".partial" / "rank"
     step = next(step for step in plan.steps if step.folder == "student")
-    if step.name == "distill" and not plan.cached(step):
-        for cache in (s for s in plan.steps if s.name == "teacher-cache"):
-            while not plan.cached(cache):  # the first process makes it; that may take hours, and a collective would time out
-                time.sleep(1)
-        fit(plan, materials, plan.out / ".partial" / "rank")
+    cache = [s for s in plan.steps if s.name == "teacher-cache"]
+    if "distill" in parts and step.name == "distill" and not plan.cached(step):
+        _wait_for(plan, cache)
+        fit(plan, materials, rank)
+    for variant in plan.recipe.quantize if "quantize" in parts else ():
+        if variant.trains and not plan.cached(plan.step(f"quantize/{variant.name}")):
+            _wait_for(plan, [step, *cache])
+            quantize.train_along(variant, plan, materials, rank / variant.name)
+
+
+def _wait_for(plan: Plan, steps: Sequence[Step]) -> None:
+    """Wait until the first process has made them: that may take hours, and a collective would time out."""
+    while not all(plan.cached(step) for step in steps):
+        time.sleep(1)
 
 
 def take_student(materials: Materials, folder: Path) -> None:

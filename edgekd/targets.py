@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import platform
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ class Target:
     """A device class.
 
     name: of the file. backend: key of backends.BACKENDS. device: "local" when this machine stands for it.
-    stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes; accelerates: those it has fast kernels
-    for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 20}.
+    stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes, or patterns of them: `w*` for weights of
+    any bits, `w?g*` in groups (what follows an `a`, the activations, is never part of a pattern). accelerates: those it has fast
+    kernels for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 20}.
     architecture, vnni (int8 products summed in 32 bits): of the device; None asks this machine, where device is "local".
     file: what `load_target` reads it from again: the name of a shipped one, or the absolute path of a .toml file.
     fingerprint: changes whenever the file does.
@@ -70,6 +72,17 @@ class Target:
         if self.architecture and self.architecture.lower() != here.lower():
             return f"{self.title} is {self.architecture} and this machine {here}"
         return None
+
+
+def covers(patterns: Iterable[str], label: str) -> bool:
+    """Say whether a scheme's label is among a target's patterns.
+
+    >>> covers(["w*"], "w4g256"), covers(["w*"], "w8a8")
+    (True, False)
+    """
+    weights, _, activations = label.partition("a")
+    parts = [pattern.partition("a") for pattern in patterns]
+    return any(fnmatch.fnmatchcase(weights, w) and a == activations for w, _, a in parts)
 
 
 def target_names() -> list[str]:

@@ -31,13 +31,16 @@ if TYPE_CHECKING:
     from .targets import Target
     from .tasks import Task
 
+UNTRAINED = ("ptq", "round-to-nearest")
+"""Methods whose outputs should be the student's, but for noise."""
+
 
 @dataclass(frozen=True)
 class Question:
     """What is to be judged, and what with. Without task and split (a bare .onnx) the golden inputs take their place.
 
-    teacher, student: evaluated on the same split; None where there is none. graphs: the student's, for the layer that departs
-    first. source: the full-precision ONNX files that the variant was made from.
+    teacher, student: evaluated on the same split; None where there is none. graphs: the variant's torch graphs, the student's where
+    it has no weights of its own: for the score of what was made in torch, and for the layer that departs first. source: the full-precision ONNX files that the variant was made from.
     """
 
     artifact: Artifact
@@ -81,9 +84,9 @@ def verify(asked: Question) -> Verdict:
 
 
 def _variant(asked: Question) -> Evaluation:
-    """Evaluate the variant on what it says is its reference: the torch student, or its files in exact arithmetic."""
+    """Evaluate the variant on what it says is its reference: its torch network, or its files in exact arithmetic."""
     if asked.variant.reference == "torch":
-        if asked.student is not None:
+        if asked.student is not None and asked.variant.weights is None:
             return asked.student
         if asked.graphs:
             return _evaluate(asked, torch_runner(list(asked.graphs)))
@@ -145,9 +148,9 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
     """Compare each stage with the one before; return the numbers, and what is too far apart."""
     gate, variant = asked.gate, asked.variant
     found, wrong = {}, []
-    if variant.reference == "graph" and "student" in evaluations:
+    if (variant.reference == "graph" or variant.weights) and "student" in evaluations:
         found["variant"] = near = compare(evaluations["student"].outputs, evaluations["variant"].outputs)
-        if variant.method == "ptq" and not near.sqnr_db >= gate.min_variant_sqnr_db:
+        if variant.method in UNTRAINED and not near.sqnr_db >= gate.min_variant_sqnr_db:
             said = near.reason or f"only {near.sqnr_db:.1f} dB above their error against the student's"
             wrong.append(Wrong("variant", f"the variant's outputs: {said} (gate {gate.min_variant_sqnr_db:g} dB)"))
     found["file"] = near = compare(evaluations["variant"].outputs, evaluations["file"].outputs)
@@ -155,7 +158,7 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
         said = near.reason or f"off by {near.relative:.2g} of the largest from the variant's"
         wrong.append(Wrong("file", f"the file's outputs: {said} (gate {gate.max_error:g})"))
     found["runtime"] = near = compare(evaluations["file"].outputs, evaluations["runtime"].outputs)
-    if variant.scheme.label == "fp32":
+    if variant.reference == "torch":  # floating point on both sides
         if not near.relative <= gate.max_error:
             said = near.reason or f"off by {near.relative:.2g} of the largest from the file's exact arithmetic"
             wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.max_error:g})"))
@@ -217,7 +220,7 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
             split=materials.splits.test,
             teacher=evaluation(plan.out / "scores" / "teacher") if plan.recipe.teacher else None,
             student=evaluation(plan.out / "scores" / "student"),
-            graphs=tuple(materials.student_graphs),
+            graphs=tuple(materials.variant_graphs(variant_name)),
             source=materials.source_graphs(),
             threads=plan.recipe.bench.threads,
             seed=plan.recipe.seed,

@@ -6,7 +6,7 @@ from edgekd import host
 from edgekd.backends import BACKENDS, backend_of
 from edgekd.errors import BadInput
 from edgekd.recipe import VariantRecipe
-from edgekd.targets import Target, all_targets, load_target
+from edgekd.targets import Target, all_targets, covers, load_target
 
 
 def test_every_shipped_target_loads_and_names_a_backend():
@@ -95,8 +95,13 @@ def test_this_machine_stands_for_its_own_architecture():
         ({"weights": {"bits": 8}}, "w8", True),
         ({"weights": {"bits": 8}, "activations": {"bits": 8}}, "w8a8", True),
         ({"weights": {"bits": 8}, "activations": {"bits": 16}}, "w8a16", False),
-        ({"weights": {"bits": 4, "group": 32}}, "w4g32", False),
-        ({"weights": {"bits": 2, "kind": "codebook"}}, "w2c", False),
+        ({"weights": {"bits": 4, "group": 32}}, "w4g32", True),
+        ({"weights": {"bits": 2, "kind": "codebook"}}, "w2c", True),
+        ({"weights": {"bits": 4, "group": 32}, "activations": {"bits": 8}}, "w4g32a8", False),
+        ({"method": "differentiable", "weights": {"bits": 3, "group": 256}}, "w3cg256", True),
+        ({"method": ["quantized-distillation", "differentiable"], "weights": {"bits": 2}}, "w2c", True),
+        ({"method": "quantized-distillation", "budget": {"mean_bits": 3, "choices": [4, 2, 8]}}, "w2-8", True),
+        ({"method": "differentiable", "weights": {"group": 64}, "budget": {"size_mb": 3}}, "w2-8cg64", True),
     ],
 )
 def test_a_scheme_has_a_label_and_a_target_refuses_what_it_cannot_store(parts, label, stored):
@@ -106,4 +111,18 @@ def test_a_scheme_has_a_label_and_a_target_refuses_what_it_cannot_store(parts, l
     assert (reason is None) == stored
     if reason:
         assert f"cannot store {label}" in reason
-        assert "fp32, w8, w8a8" in reason
+        assert "fp32, w*, w8a8" in reason
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("w8", ["w8"], ["w8a8", "w8g32", "fp32"]),
+        ("w*", ["w8", "w4g256", "w2cg256", "w2-8"], ["w8a8", "w4g32a16", "fp32", "a8"]),
+        ("w?g*", ["w4g256", "w8g2"], ["w4", "w4c", "w4cg256", "w4g256a8"]),
+        ("w*a8", ["w8a8", "w4g32a8"], ["w8", "w8a16"]),
+        ("fp32", ["fp32"], ["w8"]),
+    ],
+)
+def test_patterns_of_schemes(pattern, matching, others):
+    assert [label for label in (*matching, *others) if covers([pattern], label)] == matching

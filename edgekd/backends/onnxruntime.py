@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BadInput, Missing
+from ..targets import covers
 
 if TYPE_CHECKING:
     from ..export.graph import Arrays
@@ -48,7 +49,7 @@ def missing() -> str | None:
 
 def refuses(scheme: Scheme, target: Target) -> str | None:
     """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
-    if scheme.label in target.stores:
+    if covers(target.stores, scheme.label):
         return None
     return f"{target.title} cannot store {scheme.label}: it stores {', '.join(target.stores)}. Change the variant's bits or the target"
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from ..materials import Materials
     from ..models import LoadedModel
     from ..plan import Plan
-    from ..recipe import Recipe
+    from ..recipe import Distill
 
 
-def check(recipe: Recipe, student: LoadedModel, teacher: LoadedModel | None) -> None:
+def check(settings: Distill, student: LoadedModel, teacher: LoadedModel | None) -> None:
     """Check before anything is computed that the objectives' layers are there. Raises BadInput with the nearest names."""
     from . import objectives, taps
 
-    for goal in objectives.resolve(recipe.distill.objectives if recipe.distill else ()):
+    for goal in objectives.resolve(settings.objectives):
         of_student, of_teacher = goal.layers
         taps.layers_of(student.module, of_student, "student")
         if teacher is not None:

@@ -43,6 +43,7 @@ SLOW_READ = 0.005
 def fit(
     student: LoadedModel, splits: Splits, task: Task, settings: recipe.Training, *, seed: int, folder: Path,
     objectives: Sequence[Any] | None = None, teacher: LoadedModel | None = None, cache: Path | None = None,
+    section: str | None = None,
 ) -> History:  # fmt: skip
     """Fit the student and leave the weights of its best epoch (by validation) in `student.module`, on the CPU.
 
@@ -50,11 +51,12 @@ def fit(
     teacher: needed by objectives that read it. cache: folder of its outputs with `teacher: cached`; made when not there
     (FOLDER/teacher_cache when absent). folder: checkpoints live in FOLDER/checkpoint, and an interrupted fit() goes on
     from there; delete it once the weights are saved elsewhere.
+    section: where the settings stand in the recipe, for messages; when absent `distill` or `train`, by their kind.
     Under `accelerate launch` every process calls this; the first one's folders count, and only it writes.
     Raises BadInput for what does not fit together, Diverged for NaN or infinity.
     """
     with ExitStack() as stack:
-        return _Fit(stack, student, splits, task, settings, seed, folder, objectives, teacher, cache).run()
+        return _Fit(stack, student, splits, task, settings, seed, folder, objectives, teacher, cache, section).run()
 
 
 class _Fit:
@@ -62,10 +64,10 @@ class _Fit:
 
     def __init__(
         self, stack: ExitStack, student: LoadedModel, splits: Splits, task: Task, settings: recipe.Training, seed: int,
-        folder: Path, entries: Sequence[Any] | None, teacher: LoadedModel | None, cache: Path | None,
+        folder: Path, entries: Sequence[Any] | None, teacher: LoadedModel | None, cache: Path | None, section: str | None,
     ) -> None:  # fmt: skip
         self.student, self.splits, self.task, self.settings, self.seed = student, splits, task, settings, seed
-        self.section = "distill" if isinstance(settings, recipe.Distill) else "train"
+        self.section = section or ("distill" if isinstance(settings, recipe.Distill) else "train")
         self.path = folder / "checkpoint" / "state.safetensors"
         self.accelerator = processes.accelerator()
         stack.callback(self.accelerator.free_memory)

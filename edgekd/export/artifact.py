@@ -81,7 +81,7 @@ def make(
         arrays |= {f"{name}/out/{key}": value for key, value in reference(name, inputs).items()}
     write_npz(folder / "golden.npz", arrays)
     shutil.copyfile(CHECK, folder / "check.py")
-    float_graph = variant.scheme.label == "fp32"
+    float_graph = variant.reference == "torch"
     record = {
         "schema": SCHEMA,
         "edgekd": __version__,
@@ -177,7 +177,7 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
     from .graph import torch_runner
 
     variant = variants.load(plan.out / "variants" / variant_name)
-    student = torch_runner(materials.student_graphs) if variant.reference == "torch" else None
+    network = torch_runner(materials.variant_graphs(variant_name)) if variant.reference == "torch" else None
     test = materials.splits.test
     chosen = np.unique(np.linspace(0, len(test) - 1, samples).round().astype(np.int64))
     first = next(iter(variant.graphs))
@@ -186,7 +186,7 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
         target,
         folder,
         golden={first: materials.task.inputs(test.take(chosen))},
-        reference=variants.reference_runner(variant, student),
+        reference=variants.reference_runner(variant, network),
         gate=plan.recipe.gate,
         task=materials.task.name,
         classes=test.classes,

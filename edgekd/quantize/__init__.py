@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..materials import Materials
     from ..models import LoadedModel
     from ..plan import Plan
-    from ..recipe import Calibration, Training, VariantRecipe
+    from ..recipe import Calibration, Distill, VariantRecipe
     from ..targets import Target
     from ..tasks import Task
     from .variant import Variant
@@ -27,7 +27,19 @@ if TYPE_CHECKING:
 METHODS = {
     "none": "edgekd.quantize.full_precision",
     "ptq": "edgekd.quantize.post_training",
+    "round-to-nearest": "edgekd.quantize.chain",
+    "quantized-distillation": "edgekd.quantize.chain",
+    "differentiable": "edgekd.quantize.chain",
 }
+
+_OPTIONS = {
+    "style": ("quantized-distillation",),
+    "rounding": ("quantized-distillation",),
+    "scale": ("quantized-distillation",),
+    "training": ("quantized-distillation", "differentiable"),
+    "budget": ("round-to-nearest", "quantized-distillation", "differentiable"),
+}
+"""Which methods read an option; with another one it would silently do nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +48,34 @@ class Job:
 
     source: graph name -> full-precision ONNX file. targets: what the variant is for.
     calibration: (graph name, how much) -> batches of that graph's inputs, made while they are read, the same ones every time.
-    The rest is for methods that train.
+    The rest is for the methods that start from the network, called when it is needed: the finished student, in full
+    precision; the teacher, where there is one; the data. training: what variants are trained by, before their own changes.
+    teacher_cache: folder of the teacher's outputs for `training`.
     """
 
     source: Mapping[str, Path]
     targets: tuple[Target, ...] = ()
     calibration: Callable[[str, Calibration], Iterable[Arrays]] | None = None
     task: Task | None = None
-    splits: Splits | None = None
-    student: LoadedModel | None = None
-    teacher: LoadedModel | None = None
-    training: Training | None = None
+    splits: Callable[[], Splits] | None = None
+    student: Callable[[], LoadedModel] | None = None
+    teacher: Callable[[], LoadedModel] | None = None
+    training: Distill | None = None
+    teacher_cache: Path | None = None
     seed: int = 0
 
 
 def refuses(config: VariantRecipe) -> str | None:
     """Say what the variant's method cannot do, and what it can; None when it can. Imports no quantizer."""
+    for option, methods in _OPTIONS.items():
+        if getattr(config, option) is not None and not set(methods) & set(config.methods):
+            return f"`{option}` goes with {' or '.join(methods)}, not with {config.methods[0]}; leave it out"
     return _method(config).refuses(config)
+
+
+def from_the_network(config: VariantRecipe) -> bool:
+    """Say whether a variant is made from the student as a torch network, not from its graphs."""
+    return METHODS[config.methods[0]] == METHODS["round-to-nearest"]
 
 
 def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
@@ -69,18 +92,34 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
 
 def fill(config: VariantRecipe, plan: Plan, materials: Materials, folder: Path) -> None:
     """Make one variant of a run's student."""
+    make(config, job_of(plan, materials), folder)
+
+
+def train_along(config: VariantRecipe, plan: Plan, materials: Materials, folder: Path) -> None:
+    """Do this process's part of training a variant; the files are the first process's work."""
+    from . import chain
+
+    chain.train(config, job_of(plan, materials), folder)
+
+
+def job_of(plan: Plan, materials: Materials) -> Job:
+    """Return the job of a run; nothing is loaded yet."""
     from .calibration import from_task
 
     recipe = plan.recipe
-    job = Job(
+    return Job(
         source=materials.source_graphs(),
         targets=plan.targets,
         calibration=lambda graph, settings: from_task(materials.task, materials.splits.train, settings, recipe.seed),
-        training=recipe.distill or recipe.train,
+        task=materials.task,
+        splits=lambda: materials.splits,
+        student=lambda: materials.student,
+        teacher=(lambda: materials.teacher) if recipe.teacher else None,
+        training=recipe.teaching,
+        teacher_cache=plan.out / "teacher_cache",
         seed=recipe.seed,
     )
-    make(config, job, folder)
 
 
 def _method(config: VariantRecipe) -> Any:
-    return importlib.import_module(METHODS[config.method])
+    return importlib.import_module(METHODS[config.methods[0]])

@@ -43,7 +43,7 @@ def refuses(config: VariantRecipe) -> str | None:
         return f"groups of {weights.group} weights; {can}"
     if activations and activations.bits != 8:
         return f"activations of {activations.bits} bits; {can}"
-    if not weights.symmetric:
+    if weights.symmetric is False:
         return f"asymmetric weights; {can}, the weights symmetric"
     return None
 

@@ -22,9 +22,10 @@ class Variant:
     """What a quantize stage left in RUN/variants/NAME: one ONNX file a graph, and how it came about.
 
     graphs: graph name -> ONNX file (the interchange form that every backend converts from).
-    reference: what the variant's own score is measured on: "torch" (the student, or a fake-quantized copy of it) or
-    "graph" (the exact arithmetic of its ONNX files: the runtime with every optimisation off).
-    facts: what the method has to tell, plain JSON values.
+    reference: what the variant's own score is measured on: "torch" (the student, or with `weights` that network with other
+    weights) or "graph" (the exact arithmetic of its ONNX files: the runtime with every optimisation off).
+    facts: what the method has to tell, plain JSON values. weights: safetensors of the student's network with the quantized
+    weights as plain numbers, for methods that made them in torch.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Variant:
     graphs: dict[str, Path]
     reference: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -48,6 +50,7 @@ class Variant:
             "scheme": self.scheme.model_dump(mode="json") | {"label": self.scheme.label},
             "graphs": {name: file.relative_to(self.folder).as_posix() for name, file in self.graphs.items()},
             "reference": self.reference,
+            "weights": self.weights.relative_to(self.folder).as_posix() if self.weights else None,
             "size_bytes": self.size_bytes,
             "facts": dict(self.facts),
         }
@@ -65,9 +68,10 @@ def load(folder: Path) -> Variant:
     path = folder / "variant.json"
     try:
         told = json.loads(path.read_text())
-        scheme = Scheme.model_validate({key: told["scheme"][key] for key in ("weights", "activations")})
+        scheme = Scheme.model_validate({key: told["scheme"].get(key) for key in Scheme.model_fields})
         graphs = {name: folder / file for name, file in told["graphs"].items()}
-        return Variant(told["name"], told["method"], scheme, folder, graphs, told["reference"], told["facts"])
+        weights = folder / told["weights"] if told.get("weights") else None
+        return Variant(told["name"], told["method"], scheme, folder, graphs, told["reference"], told["facts"], weights)
     except FileNotFoundError:
         raise BadInput(f"{folder}: no variant.json here; make the variant with `edgekd quantize`") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -88,8 +92,8 @@ def file_runner(files: Mapping[str, Path], backend: str = "onnxruntime", exact: 
     return run
 
 
-def reference_runner(variant: Variant, student: Runner | None) -> Runner:
-    """Return what the variant's own score is measured on: the torch student, or the exact arithmetic of its ONNX files."""
-    if variant.reference == "torch" and student is not None:
-        return student
+def reference_runner(variant: Variant, network: Runner | None) -> Runner:
+    """Return what the variant's own score is measured on: its torch network, or the exact arithmetic of its ONNX files."""
+    if variant.reference == "torch" and network is not None:
+        return network
     return file_runner(variant.graphs)

@@ -233,10 +233,8 @@ def test_an_unknown_layer_is_refused_with_the_nearest(tmp_path):
         fitted(tmp_path, recipe.Distill(epochs=1, objectives=[entry]), teacher=teacher())
 
 
-def recipe_with(*objectives):
-    model = {"model": "py:nets.py:net"}
-    distill = {"objectives": [*objectives, {"kind": "task"}]}
-    return recipe.Recipe.model_validate({"data": {"source": "digits"}, "teacher": model, "student": model, "distill": distill})
+def settings_with(*objectives):
+    return recipe.Distill.model_validate({"objectives": [*objectives, {"kind": "task"}]})
 
 
 @pytest.mark.parametrize(
@@ -255,9 +253,9 @@ def test_unknown_layers_are_told_without_computing_anything(layers, said, monkey
 
     monkeypatch.setattr(type(one.module), "forward", run)
     with pytest.raises(BadInput, match=said):
-        check(recipe_with({"kind": "features", **layers}), one, other)
-    check(recipe_with({"kind": "features", "student": "3", "teacher": "3"}), one, other)
-    check(recipe_with({"kind": "logits"}), one, None)
+        check(settings_with({"kind": "features", **layers}), one, other)
+    check(settings_with({"kind": "features", "student": "3", "teacher": "3"}), one, other)
+    check(settings_with({"kind": "logits"}), one, None)
 
 
 def test_a_batch_too_small_for_batch_norm_names_the_setting(tmp_path):

@@ -1,0 +1,208 @@
+"""Methods that quantize the weights of the finished student in torch, alone or one after the other; some of them train.
+
+Each puts its quantizers before the weights of a copy of the student (fake.py). In the end every quantizer gives way to the
+numbers that it stands for, which are stored packed (packed.py). Arithmetic stays in floating point.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput
+from .variant import Variant
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models import LoadedModel
+    from ..recipe import Distill, VariantRecipe
+    from . import Job
+    from .encoded import Encoded
+
+_STEPS = {
+    "round-to-nearest": "edgekd.quantize.round_to_nearest",
+    "quantized-distillation": "edgekd.quantize.quantized_distillation",
+    "differentiable": "edgekd.quantize.differentiable",
+}
+
+
+def refuses(config: VariantRecipe) -> str | None:
+    """Say what of the scheme the methods cannot do; None when they can. They quantize weights alone, to 1-8 bits."""
+    weights, methods = config.weights, " and ".join(config.methods)
+    codebook = config.methods[-1] == "differentiable"
+    if weights is None:
+        return f"{methods} needs `weights: {{bits: 4}}`"
+    if config.activations:
+        what = "a codebook has no arithmetic of its own to run activations in" if codebook else f"{methods} makes weights alone"
+        return f"activations of {config.activations.bits} bits: {what}; leave `activations` out, or use method ptq"
+    if weights.symmetric:
+        return f"symmetric weights: {methods} puts its levels between a bucket's smallest and largest weight; leave `symmetric` out"
+    if codebook and weights.kind != "codebook":
+        return f"weights of kind {weights.kind}: differentiable learns a codebook; leave `kind` out"
+    if not codebook and weights.kind != "uniform":
+        return f"weights of kind {weights.kind}: {methods} makes uniform ones; leave `kind` out, or use method differentiable"
+    if config.budget and weights.bits != 8:
+        return f"weights of {weights.bits} bits and a budget: the bits are chosen among budget.choices; leave `bits` out"
+    if config.scale == "learned" and (config.style or "straight-through") != "straight-through":
+        return f"style {config.style} with a learned scale, which has a gradient of its own; leave one of the two out"
+    if config.scale == "learned" and config.rounding == "stochastic":
+        return "stochastic rounding with a learned scale, which rounds to the nearest; leave one of the two out"
+    return None
+
+
+def check(config: VariantRecipe, net: nn.Module) -> dict[str, int]:
+    """Return what is to be quantized: name of each weight in the state dict -> weights a bucket.
+
+    Raises BadInput for a pattern of `keep` that matches nothing or leaves nothing, and a budget below the smallest possible size.
+    """
+    from . import allocation
+    from .buckets import bucket_size
+    from .layers import weights_of
+
+    weights = config.weights
+    assert weights is not None
+    try:
+        names = weights_of(net, config.keep)
+    except BadInput as error:
+        raise BadInput(f"quantize `{config.name}`: {error}") from None
+    shapes = {name: tuple(net.get_parameter(name).shape) for name in names}
+    sizes = {name: bucket_size(shape, weights.granularity, weights.group) for name, shape in shapes.items()}
+    if config.budget:
+        allocation.check(config, net, sizes)
+    return sizes
+
+
+def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
+    """Make the variant: model.safetensors with the quantized weights as plain numbers, and the same packed, as ONNX.
+
+    Raises BadInput for what does not fit, Diverged for a training that does.
+    """
+    from .. import models
+    from . import packed
+
+    student, encoded, facts = train(config, job, folder)
+    assert job.task is not None
+    assert job.splits is not None
+    models.save(student, folder)
+    graphs = {}
+    for graph in job.task.graphs(student, job.splits()):
+        graphs[graph.name] = folder / f"{graph.name}.onnx"
+        packed.write(graph, encoded, graphs[graph.name])
+    shutil.rmtree(folder / "training", ignore_errors=True)
+    method = " + ".join(config.methods)
+    return Variant(config.name, method, config.scheme, folder, graphs, "torch", facts, folder / "model.safetensors")
+
+
+def train(config: VariantRecipe, job: Job, folder: Path) -> tuple[LoadedModel, dict[str, Encoded], dict[str, Any]]:
+    """Return a copy of the student with quantized weights, the same weights as they are stored, and what is to be told of them.
+
+    folder: for checkpoints; an interrupted training goes on from there. Under `accelerate launch` every process calls this.
+    """
+    from . import allocation, fake
+
+    if job.student is None or job.task is None or job.splits is None:
+        raise BadInput(
+            f"quantize `{config.name}`: {' and '.join(config.methods)} needs the student as a torch network and data; "
+            "a bare .onnx has neither: use method ptq, or a recipe"
+        )
+    whole = job.student()
+    student = replace(whole, module=copy.deepcopy(whole.module).requires_grad_(True))
+    net = student.module.net
+    sizes = check(config, net)
+    assert config.weights is not None
+    bits, budget = dict.fromkeys(sizes, config.weights.bits), None
+    if config.budget:
+        bits, budget = allocation.bits_of(config, job, student, sizes)
+    layout = {name: (size, bits[name]) for name, size in sizes.items()}
+    lessons = dict(config.lessons(job.training)) if job.training else {}
+    told = []
+    for method in config.methods:
+        importlib.import_module(_STEPS[method]).prepare(net, layout, config)
+        if method in lessons:
+            told.append(_fit(config, job, student, method, lessons[method], folder / "training" / method))
+    encoded = fake.bake(net)
+    return student, encoded, _facts(config, net, encoded, layout, told, budget)
+
+
+def _fit(config: VariantRecipe, job: Job, student: LoadedModel, method: str, settings: Distill, folder: Path) -> dict[str, Any]:
+    """Train what the quantizers leave trainable; return the history without the times, so that the same run tells the same."""
+    from ..distill.trainer import fit
+
+    assert job.splits is not None
+    assert job.task is not None
+    splits = job.splits()
+    if not len(splits.train):
+        raise BadInput(f"quantize `{config.name}`: {method} trains, and there are no training samples; check `data`")
+    history = fit(
+        student, splits, job.task, settings, seed=job.seed, folder=folder, teacher=_teacher(job),
+        cache=job.teacher_cache if _reads_the_same(settings, job.training) else None,
+        section=f"quantize.{config.name}.training",
+    ).to_json()  # fmt: skip
+    history.pop("images_per_second")
+    for epoch in history["epochs"]:
+        epoch.pop("seconds")
+    return {"method": method, **history, "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes"})}
+
+
+def _teacher(job: Job) -> LoadedModel:
+    """Return the teacher; without one the student in full precision."""
+    if job.teacher is not None:
+        return job.teacher()
+    assert job.student is not None
+    student = job.student()
+    return replace(student, module=copy.deepcopy(student.module))
+
+
+def _reads_the_same(settings: Distill, base: Distill | None) -> bool:
+    """Say whether a training reads the outputs of the teacher that the student's own did, so that their cache serves both."""
+    from ..distill import objectives
+    from ..distill.teacher_cache import wanted_outputs
+
+    wanted = [wanted_outputs(objectives.resolve(s.objectives)) if s else None for s in (settings, base)]
+    return wanted[0] == wanted[1]
+
+
+def _facts(
+    config: VariantRecipe, net: nn.Module, encoded: dict[str, Encoded], layout: dict[str, tuple[int, int]],
+    told: list[dict[str, Any]], budget: Any,
+) -> dict[str, Any]:  # fmt: skip
+    try:
+        from . import size
+    except ImportError:
+        size = None
+    from .layers import weights_of
+
+    assert config.weights is not None
+    rest = sum(t.numel() for name, t in net.state_dict().items() if name not in encoded and t.is_floating_point())
+    tensors = [
+        {
+            "name": name,
+            "shape": list(e.shape),
+            "bits": e.bits,
+            "levels": e.levels,
+            "buckets": len(e.indices),
+            "bucket_size": layout[name][0],
+            "bytes": _bytes(e),
+        }
+        for name, e in encoded.items()
+    ]
+    return {
+        "methods": list(config.methods),
+        "tensors": tensors,
+        "kept": [name for name in weights_of(net) if name not in encoded],
+        "sizes": size.sizes(encoded, rest) if size else {},
+        "training": told,
+        "budget": budget,
+    }
+
+
+def _bytes(one: Encoded) -> int:
+    """Return the bytes of a tensor's packed indices, scales, offsets and points."""
+    floats = sum(len(values) for values in (one.scale, one.offset, one.points) if values is not None)
+    return math.ceil(one.indices.size * one.bits / 8) + 4 * floats
