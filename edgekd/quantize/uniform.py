@@ -76,10 +76,9 @@ def _through_range(gradient: torch.Tensor, buckets: torch.Tensor, indices: torch
     alpha = w_max - w_min, beta = w_min. Several that are largest, or smallest, share equally.
     """
     count, gradient = gradient.numel(), to_zeros(gradient, buckets.shape[1])
-    through_alpha = (gradient * indices).sum(1, keepdim=True) / (levels - 1)
+    through_alpha = (gradient * indices).sum(1, keepdim=True) / (levels - 1)  # 0 where alpha is the constant 1: so is Q
     through_beta = gradient.sum(1, keepdim=True)
     highest, lowest = buckets.amax(1, keepdim=True), buckets.amin(1, keepdim=True)
-    through_alpha = through_alpha.masked_fill(highest - lowest < 1e-10, 0.0)  # there alpha is the constant 1
 
     def among(those: torch.Tensor) -> torch.Tensor:
         those.view(-1)[count:] = False  # padding repeats the last weight, which has its share already

@@ -144,6 +144,13 @@ def test_stochastic_rounding_leaves_weights_on_a_level_there():
     assert all(torch.equal(quantizer(weights), weights) for _ in range(300))
 
 
+def test_stochastic_rounding_never_goes_beyond_the_largest():
+    torch.manual_seed(0)
+    weights = torch.rand(2_000_000, 2)  # the largest is at 255.00002 steps in some of the buckets
+    made = MinMax(2, 8, stochastic=True).train()(weights)
+    assert float((made.amax(1) - weights.amax(1)).max()) < 1e-6
+
+
 def test_stochastic_rounding_follows_the_seed_and_stops_in_evaluation():
     weights = torch.randn(100)
     quantizer = MinMax(100, 2, stochastic=True).train()
