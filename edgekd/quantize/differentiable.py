@@ -8,7 +8,7 @@ chance. The points' optimizer is AdamW unless the recipe says otherwise, for eve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -39,7 +39,5 @@ def prepare(net: nn.Module, layout: Mapping[str, tuple[int, int]], config: Varia
 
 
 def _codebook(weights: torch.Tensor, size: int, bits: int, before: nn.Module | None) -> Codebook:
-    more: dict[str, Any] = {}
-    if isinstance(before, LearnedScale):
-        more["ranges"] = (before.alpha.detach().clone(), before.beta.detach().clone())
-    return Codebook(size, 1 << bits, weights, uniform=before is not None, **more)
+    ranges = (before.alpha, before.beta) if isinstance(before, LearnedScale) else None
+    return Codebook(size, 1 << bits, weights, uniform=before is not None, ranges=ranges)

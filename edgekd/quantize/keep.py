@@ -13,26 +13,40 @@ from ..names import nearest
 if TYPE_CHECKING:
     import onnx
 
+RULES = ("first", "last")
+"""Words that name a layer with weights by its place."""
+
 
 def kept_nodes(patterns: Iterable[str], model: onnx.ModelProto, source: Path) -> list[str]:
     """Return the names of the nodes that the patterns keep, sorted. Raises BadInput for a pattern that matches nothing.
 
     A pattern names a module (`blocks.3`, `blocks.*.attn`) and means all that is inside it. For a file that edgekd did not
-    export there are no modules: there a pattern names a node.
+    export there are no modules: there a pattern names a node. `first` and `last` are the first and the last node with weights.
     """
     from ..export.onnx import module_names, modules_of
 
     named = module_names(source)
     modules = modules_of(source) if named else {node.name: [node.name] for node in model.graph.node}
+    patterns = list(patterns)
     check(patterns, named or list(modules), "module of the student" if named else f"node of {source.name}")
-    return sorted(node for node, inside in modules.items() if any(_covers(p, m) for p in patterns for m in inside))
+    kept = {node for node, inside in modules.items() if any(_covers(p, m) for p in patterns if p not in RULES for m in inside)}
+    if layers := _with_weights(model):
+        kept |= {layers[0 if pattern == "first" else -1] for pattern in patterns if pattern in RULES}
+    return sorted(kept)
+
+
+def _with_weights(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes that multiply by weights, in the order of the file."""
+    constant = {tensor.name for tensor in model.graph.initializer}
+    kinds = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    return [node.name for node in model.graph.node if node.op_type in kinds and constant & set(node.input[:2])]
 
 
 def check(patterns: Iterable[str], names: Iterable[str], what: str) -> None:
-    """Raise BadInput for a pattern that matches none of `names`."""
+    """Raise BadInput for a pattern that matches none of `names`, and is not one of the RULES."""
     known = list(names)
     for pattern in patterns:
-        if not any(_covers(pattern, name) for name in known):
+        if pattern not in RULES and not any(_covers(pattern, name) for name in known):
             raise BadInput(f"keep: no {what} is called `{pattern}`{nearest(pattern, known)}{_examples(known)}")
 
 

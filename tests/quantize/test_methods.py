@@ -1,0 +1,367 @@
+"""Rounding, quantized distillation, differentiable quantization and their chain: what each moves, where its gradient is taken."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distill import tiny
+from torch import nn
+
+from edgekd.data import Split, Splits
+from edgekd.distill import trainer
+from edgekd.errors import BadInput
+from edgekd.quantize import Job, chain, differentiable, fake, make, quantized_distillation, refuses
+from edgekd.quantize.codebook import Codebook
+from edgekd.recipe import Distill, VariantRecipe
+
+SETTINGS = Distill(epochs=8, batch_size=32, learning_rate=0.02, teacher="live")
+
+
+def variant(method="quantized-distillation", bits=4, **parts) -> VariantRecipe:
+    return VariantRecipe(name="v", method=method, weights={"bits": bits, **parts.pop("weights", {})}, **parts)
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A student and a teacher, both trained on the tiny task for a moment."""
+    data, made = tiny.splits(), []
+    for role, width, seed in (("student", 8, 1), ("teacher", 16, 2)):
+        model = tiny.loaded(tiny.network(width, seed=seed), role)
+        batch = data.train.take(np.arange(len(data.train)))
+        images, labels = torch.from_numpy(batch["image"]), torch.from_numpy(batch["label"])
+        adam = torch.optim.Adam(model.module.parameters(), lr=0.02)
+        model.module.train()
+        for _ in range(30):
+            adam.zero_grad()
+            nn.functional.cross_entropy(model.module(images), labels).backward()
+            adam.step()
+        model.module.eval()
+        made.append(model)
+    return made
+
+
+@pytest.fixture
+def job(models):
+    student, teacher = models
+    data = tiny.splits()
+    return Job({}, (), None, tiny.TinyTask(), lambda: data, lambda: student, lambda: teacher, SETTINGS, seed=3)
+
+
+def rounded(weights: np.ndarray, bits: int, size: int) -> np.ndarray:
+    """Uniform quantization between the extremes of each bucket, with NumPy and nothing else."""
+    flat = weights.reshape(-1)
+    made = np.empty_like(flat)
+    for start in range(0, flat.size, size):
+        bucket = flat[start : start + size].astype(np.float64)
+        low, span = bucket.min(), np.ptp(bucket) or 1
+        made[start : start + size] = np.rint((bucket - low) / span * (2**bits - 1)) / (2**bits - 1) * span + low
+    return made.reshape(weights.shape)
+
+
+def state(model) -> dict[str, np.ndarray]:
+    return {name: t.detach().numpy().copy() for name, t in model.module.net.state_dict().items()}
+
+
+# --- rounding ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weights", "size"), [({"granularity": "tensor"}, None), ({}, "channel"), ({"group": 20}, 20), ({"group": 9999}, None)]
+)
+def test_rounding_is_what_numpy_makes_of_it_and_touches_nothing_else(job, tmp_path, weights, size):
+    before = state(job.student())
+    student, encoded, facts = chain.train(variant("round-to-nearest", 3, weights=weights), job, tmp_path)
+    after = state(student)
+    assert set(encoded) == {"0.weight", "3.weight", "8.weight"}
+    for name, values in after.items():
+        if name in encoded:
+            of = values[0].size if size == "channel" else size or values.size
+            np.testing.assert_allclose(values, rounded(before[name], 3, of), atol=1e-6)
+            np.testing.assert_array_equal(values, encoded[name].decoded())
+        else:
+            np.testing.assert_array_equal(values, before[name])
+    assert facts["training"] == []
+    assert facts["methods"] == ["round-to-nearest"]
+    assert {name: values.tolist() for name, values in state(job.student()).items()} == {
+        n: v.tolist() for n, v in before.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (("first", "last"), {"3.weight"}),
+        (("3",), {"0.weight", "8.weight"}),
+        (("[03]",), {"8.weight"}),
+        ((), {"0.weight", "3.weight", "8.weight"}),
+    ],
+)
+def test_layers_that_are_kept_stay_as_they_were(job, tmp_path, keep, left):
+    before = state(job.student())
+    student, encoded, facts = chain.train(variant("round-to-nearest", 2, keep=keep), job, tmp_path)
+    assert set(encoded) == left
+    assert set(facts["kept"]) == {"0.weight", "3.weight", "8.weight"} - left
+    for name in facts["kept"]:
+        np.testing.assert_array_equal(state(student)[name], before[name])
+
+
+# --- quantized distillation ------------------------------------------------------------------------
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.fixture
+def linear():
+    """(job, pictures scaled as the network sees them, labels, weights of student and teacher): linear classifiers without a bias."""
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (24, 3, 2, 1)).astype(np.uint8)
+    labels = rng.integers(0, 3, 24)
+    split = Split("train", tiny.CLASSES, "linear", labels.astype(np.int64), (3, 2, 1), lambda at: images[at])
+    data = Splits(split, split, split)
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(6, 3, bias=False)) for _ in range(2)]
+    with torch.no_grad():
+        for net in nets:
+            net[1].weight.copy_(torch.from_numpy(rng.normal(size=(3, 6))))
+    student, teacher = (tiny.loaded(net, role) for net, role in zip(nets, ("student", "teacher"), strict=True))
+    settings = Distill(epochs=1, batch_size=24, teacher="live")
+    job = Job({}, (), None, tiny.TinyTask(), lambda: data, lambda: student, lambda: teacher, settings, seed=0)
+    x = (images.reshape(24, 6).astype(np.float64) / 255 - 0.5) / 0.5
+    return job, x, labels, nets[0][1].weight.detach().double().numpy(), nets[1][1].weight.detach().double().numpy()
+
+
+SGD = {
+    "epochs": 1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 0.3, "schedule": "constant", "warmup": 0.0,
+}  # fmt: skip
+
+
+def gradient_at(weights, x, labels, teacher) -> np.ndarray:
+    """d/dw of 0.7 T^2 KL(teacher || student) + 0.3 CE, T = 2, mean over samples, worked by hand."""
+    logits, target = x @ weights.T, np.eye(3)[labels]
+    p, q = softmax(x @ teacher.T / 2), softmax(logits / 2)
+    return (0.7 * 2 * (q - p) + 0.3 * (softmax(logits) - target)).T @ x / len(x)
+
+
+def test_one_step_takes_the_gradient_at_the_quantized_weights_and_moves_the_full_precision_ones(linear, tmp_path, monkeypatch):
+    job, x, labels, weights, teacher = linear
+    shadow = {}
+    bake = fake.bake
+    monkeypatch.setattr(
+        fake, "bake", lambda net: shadow.update({n: w.detach().numpy().copy() for n, *_, w in fake.quantized(net)}) or bake(net)
+    )
+    _, encoded, facts = chain.train(variant(bits=2, training=SGD), job, tmp_path)
+    assert facts["training"][0]["best_epoch"] == 1  # else the weights that it began with come back
+    expected = weights - 0.3 * gradient_at(rounded(weights, 2, 6), x, labels, teacher)
+    np.testing.assert_allclose(shadow["1.weight"], expected, atol=1e-5)
+    elsewhere = weights - 0.3 * gradient_at(weights, x, labels, teacher)
+    assert np.abs(elsewhere - expected).max() > 0.01
+    np.testing.assert_allclose(encoded["1.weight"].decoded(), rounded(expected, 2, 6), atol=1e-5)
+
+
+def test_the_exact_style_and_stochastic_rounding_reach_the_training(linear, tmp_path):
+    job = linear[0]
+    made = {
+        name: chain.train(variant(bits=2, training=SGD, **options), job, tmp_path / name)[1]["1.weight"].decoded()
+        for name, options in {
+            "plain": {}, "same": {"style": "straight-through", "rounding": "deterministic"}, "exact": {"style": "exact"},
+            "stochastic": {"rounding": "stochastic"}, "truncated": {"style": "truncated"}, "learned": {"scale": "learned"},
+        }.items()
+    }  # fmt: skip
+    np.testing.assert_array_equal(made["plain"], made["same"])
+    for name in ("exact", "stochastic", "truncated", "learned"):
+        assert np.abs(made[name] - made["plain"]).max() > 1e-3, name
+    assert np.abs(made["truncated"]).max() <= 1
+
+
+def test_training_beats_rounding_on_the_loss_it_is_given(job, tmp_path):
+    _, _, facts = chain.train(variant(bits=2), job, tmp_path)
+    told = facts["training"][0]
+    assert told["best_epoch"] > 0
+    assert told["epochs"][-1]["loss"] < told["epochs"][0]["loss"]
+    assert (len(told["epochs"]), told["settings"]["learning_rate"]) == (2, pytest.approx(0.004))  # a quarter, a fifth
+    assert not any("seconds" in epoch for epoch in told["epochs"])
+
+
+# --- differentiable quantization -----------------------------------------------------------------------
+
+
+def test_only_points_move_and_batchnorm_goes_on_counting(job, tmp_path):
+    before = state(job.student())
+    student, encoded, facts = chain.train(variant("differentiable", 2), job, tmp_path)
+    assert facts["training"][0]["best_epoch"] > 0
+    assert facts["training"][0]["settings"]["optimizer"] == "adamw"
+    after = state(student)
+    running = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    for name in before:
+        assert np.array_equal(after[name], before[name]) == (name not in running | set(encoded)), name
+    for name, one in encoded.items():
+        low, high = (f(before[name].reshape(len(one.scale), -1), axis=1) for f in (np.min, np.max))
+        np.testing.assert_allclose(one.offset, low, atol=1e-6)  # the ranges are those of the weights that it began with
+        np.testing.assert_allclose(one.scale, high - low, atol=1e-6)
+        assert (np.diff(one.points) >= 0).all()
+        scaled = (before[name].reshape(len(one.scale), -1) - low[:, None]) / (high - low)[:, None]
+        np.testing.assert_array_equal(one.indices, np.abs(scaled[..., None] - one.points).argmin(-1))
+    start = Codebook(72, 4, job.student().module.net[3].weight).points.detach().numpy()
+    assert np.abs(encoded["3.weight"].points - start).max() > 1e-4
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": "learned"}, {"style": "truncated"}])
+@pytest.mark.parametrize("weights", [{}, {"group": 24}, {"granularity": "tensor"}])
+def test_in_a_chain_the_points_begin_exactly_at_the_result_before(models, options, weights):
+    net = copy.deepcopy(models[0].module.net)
+    with torch.no_grad():
+        net[3].weight.mul_(3)  # beyond -1 and 1, so that `truncated` does something
+    config = variant(["quantized-distillation", "differentiable"], 3, weights=weights, **options)
+    layout = {name: (size, 3) for name, size in chain.check(config, net).items()}
+    quantized_distillation.prepare(net, layout, config)
+    before = {name: owner.weight.detach().clone() for name, owner, *_ in fake.quantized(net)}
+    differentiable.prepare(net, layout, config)
+    for name, owner, _, quantizer, _ in fake.quantized(net):
+        assert isinstance(quantizer, Codebook)
+        torch.testing.assert_close(owner.weight, before[name], atol=1e-6, rtol=1e-6)
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == {
+        f"{layer}.parametrizations.weight.0.points" for layer in "038"
+    }
+
+
+def test_a_chain_trains_one_after_the_other_each_with_its_own_settings(job, tmp_path):
+    config = variant(
+        ["quantized-distillation", "differentiable"], 2, training=[{"epochs": 3}, {"epochs": 1, "learning_rate": 0.01}]
+    )
+    _, encoded, facts = chain.train(config, job, tmp_path)
+    first, second = facts["training"]
+    assert (first["method"], second["method"]) == config.methods
+    assert (len(first["epochs"]), len(second["epochs"])) == (3, 1)
+    assert (first["settings"]["learning_rate"], second["settings"]["learning_rate"]) == (pytest.approx(0.004), 0.01)
+    assert second["initial_validation_loss"] == pytest.approx(
+        min([first["initial_validation_loss"]] * (first["best_epoch"] == 0) or [first["epochs"][first["best_epoch"] - 1]["validation_loss"]]),
+        abs=1e-4,
+    )  # fmt: skip
+    assert all(one.points is not None for one in encoded.values())
+
+
+# --- teacher, resuming, budget --------------------------------------------------------------------------
+
+
+def test_without_a_teacher_the_student_in_full_precision_is_one(job, tmp_path, monkeypatch):
+    seen = []
+    fit = trainer.fit
+    monkeypatch.setattr(trainer, "fit", lambda *a, **k: seen.append(k["teacher"]) or fit(*a, **k))
+    alone = replace(job, teacher=None)
+    before = state(alone.student())
+    chain.train(variant(bits=2), alone, tmp_path)
+    (teacher,) = seen
+    assert teacher.module is not alone.student().module
+    for name, values in state(teacher).items():
+        np.testing.assert_array_equal(values, before[name])
+    assert all(p.requires_grad for p in alone.student().module.parameters())
+
+
+@pytest.mark.parametrize("at", [3, 11, 14])
+def test_an_interrupted_chain_goes_on_from_there_and_ends_with_the_same_numbers(job, tmp_path, monkeypatch, at):
+    """5 steps an epoch; 2 epochs of the first method, then 2 of the second."""
+    config = variant(["quantized-distillation", "differentiable"], 2, rounding="stochastic")
+    job = replace(job, training=SETTINGS.model_copy(update={"checkpoint_minutes": 0.0}))
+    whole, whole_encoded, whole_facts = chain.train(config, job, tmp_path / "whole")
+    steps, step = [], trainer._Fit._step
+
+    def dies(self, *arguments):
+        steps.append(1)
+        if len(steps) == at + 1:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Fit, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            chain.train(config, job, tmp_path / "killed")
+        made, encoded, facts = chain.train(config, job, tmp_path / "killed")
+    assert len(steps) == 20 + 1  # no step is done twice
+    assert facts == whole_facts
+    for name, values in state(whole).items():
+        np.testing.assert_array_equal(state(made)[name], values)
+    for name, one in whole_encoded.items():
+        np.testing.assert_array_equal(encoded[name].indices, one.indices)
+
+
+@pytest.mark.parametrize("by", ["sensitivity", "gradient-norm"])
+def test_a_mean_of_bits_is_kept_and_told_tensor_by_tensor(job, tmp_path, by):
+    config = VariantRecipe(name="v", method="round-to-nearest", budget={"mean_bits": 3.5, "by": by, "choices": [2, 4, 8]})
+    _, encoded, facts = chain.train(config, job, tmp_path)
+    bits = {name: one.bits for name, one in encoded.items()}
+    counts = {name: one.count for name, one in encoded.items()}
+    mean = sum(bits[n] * counts[n] for n in bits) / sum(counts.values())
+    assert mean <= 3.5
+    assert facts["budget"]["mean_bits_reached"] == pytest.approx(mean)
+    assert {row["name"]: row["bits"] for row in facts["budget"]["table"]} == bits
+    assert len(set(bits.values())) > 1
+
+
+def test_a_size_is_kept_all_weights_counted(job, tmp_path):
+    total = sum(v.size for name, v in state(job.student()).items() if "num_batches" not in name)
+    config = VariantRecipe(name="v", method="differentiable", budget={"size_mb": 0.0008}, training={"epochs": 1})
+    _, encoded, facts = chain.train(config, job, tmp_path)
+    quantized = sum(row["bytes"] for row in facts["tensors"])
+    rest = 4 * (total - sum(one.count for one in encoded.values()))
+    assert 0.5 * 800 < quantized + rest <= 800
+
+
+def test_a_budget_below_the_least_size_says_what_that_is(job, tmp_path):
+    config = VariantRecipe(name="v", method="round-to-nearest", budget={"size_mb": 0.0001}, keep=("first",))
+    with pytest.raises(
+        BadInput, match=r"quantize `v`: budget.size_mb 0.0001 is below the smallest possible size, (\S+) MB"
+    ) as caught:
+        chain.check(config, job.student().module.net)
+    least = float(str(caught.value).split("size, ")[1].split()[0])
+    fits = config.model_copy(update={"budget": config.budget.model_copy(update={"size_mb": least})})
+    _, encoded, _ = chain.train(fits, job, tmp_path)
+    assert {one.bits for one in encoded.values()} == {2}
+
+
+# --- what does not fit ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"method": "differentiable", "activations": {"bits": 8}}, "a codebook has no arithmetic of its own"),
+        ({"activations": {"bits": 8}}, "quantized-distillation makes weights alone"),
+        ({"weights": {"symmetric": True}}, "leave `symmetric` out"),
+        ({"weights": {"kind": "codebook"}}, "use method differentiable"),
+        ({"method": "differentiable", "weights": {"kind": "uniform"}}, "differentiable learns a codebook"),
+        ({"budget": {"mean_bits": 3}}, "the bits are chosen among budget.choices"),
+        ({"scale": "learned", "style": "exact"}, "has a gradient of its own"),
+        ({"scale": "learned", "rounding": "stochastic"}, "rounds to the nearest"),
+        ({"method": "round-to-nearest", "training": {"epochs": 3}}, "`training` goes with quantized-distillation or differentiable"),
+        ({"method": "round-to-nearest", "style": "exact"}, "`style` goes with quantized-distillation, not with round-to-nearest"),
+        ({"method": "differentiable", "scale": "learned"}, "`scale` goes with quantized-distillation"),
+        ({"method": "ptq", "style": "exact"}, "`style` goes with quantized-distillation, not with ptq"),
+        ({"method": "ptq", "bits": 8, "budget": {"mean_bits": 3}}, "`budget` goes with round-to-nearest or"),
+    ],
+)  # fmt: skip
+def test_what_a_method_cannot_do_is_told_at_once(parts, says):
+    assert says in refuses(variant(**parts))
+
+
+def test_weights_must_be_said():
+    assert "needs `weights: {bits: 4}`" in refuses(VariantRecipe(name="v", method="quantized-distillation"))
+
+
+def test_a_bare_graph_cannot_be_trained(tmp_path):
+    with pytest.raises(BadInput, match="needs the student as a torch network and data; a bare .onnx has neither"):
+        make(variant(), Job({"model": Path("model.onnx")}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"), [(("*",), "leaves nothing to quantize"), (("33",), "no module of the student is called")]
+)
+def test_keep_is_checked_before_anything_is_computed(job, keep, says):
+    with pytest.raises(BadInput, match=f"quantize `v`: keep: .*{says}"):
+        chain.check(variant(keep=keep), job.student().module.net)
