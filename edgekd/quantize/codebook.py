@@ -93,10 +93,15 @@ class _Nearest(torch.autograd.Function):
 def sums(indices: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
     """Return the sum of the values at each index 0 ... count - 1, the same one every time. indices: uint8 (n,), values: (n,)."""
     if values.device.type == "cpu":
-        return torch.bincount(indices, values, minlength=count)  # adds up in float64
-    made = torch.zeros(count, dtype=values.dtype, device=values.device)  # elsewhere bincount() adds in any order
+        return torch.bincount(indices, values.double(), minlength=count)  # a million float32 would lose digits
+    return sums_by_products(indices, values, count)
+
+
+def sums_by_products(indices: torch.Tensor, values: torch.Tensor, count: int, most: int = 2**25) -> torch.Tensor:
+    """Return what sums() does, for a GPU: there bincount() adds in any order. most: numbers in memory at a time."""
+    made = torch.zeros(count, dtype=values.dtype, device=values.device)
     each = torch.arange(count, dtype=torch.uint8, device=values.device)[:, None]
-    for some, at in zip(values.split(2**25 // count), indices.split(2**25 // count), strict=True):
+    for some, at in zip(values.split(most // count), indices.split(most // count), strict=True):
         made += (at == each).to(values.dtype) @ some
     return made
 

@@ -57,7 +57,10 @@ class _Clipped(torch.autograd.Function):
 
 
 class LearnedScale(nn.Module):
-    """Fake quantization with a learned range a bucket. The gradient of the range is divided by sqrt(size (levels - 1)), as in LSQ.
+    """Fake quantization with a learned range a bucket.
+
+    The gradients of alpha and beta are divided by sqrt(size (levels - 1)), as LSQ does with the step's. Alpha being levels - 1
+    steps, SGD moves the range less than LSQ would, the less the more levels there are; Adam knows no such difference.
 
     start: the weights to begin with, with ranges of little squared error.
     """
