@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from .graph import Graph
@@ -28,30 +29,45 @@ def write(graph: Graph, path: Path, opset: int = 20) -> None:
 
     The module runs in evaluation mode. Raises BadInput when torch cannot export the network, or fixes an axis that is dynamic.
     """
+    model = program(graph, opset).model_proto
+    finish(graph, model, node_modules(graph, model), path)
+
+
+def finish(graph: Graph, model: onnx.ModelProto, nodes: Mapping[str, list[str]], path: Path) -> None:
+    """Check, strip and save a model made from `graph`, and NAME.modules.json beside it. nodes: node name -> modules."""
     import onnx
 
-    model = program(graph, opset).model_proto
     _check_axes(graph, model)
-    modules = {"modules": _module_names(graph), "nodes": node_modules(graph, model)}
     strip(model)
     onnx.checker.check_model(model)
     save(model, path)
+    modules = {"modules": _module_names(graph), "nodes": nodes}
     path.with_suffix(".modules.json").write_text(json.dumps(modules, indent=1) + "\n")
 
 
-def program(graph: Graph, opset: int = 20) -> torch.onnx.ONNXProgram:
-    """Run torch's exporter, quietly. Its tensors keep the names of the exported program's nodes. Raises BadInput."""
+def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.onnx.ONNXProgram:
+    """Run torch's exporter, quietly. Tensors keep the names of the exported program's nodes, and so do the ONNX nodes that make
+    them. Raises BadInput.
+
+    opened: weights, as in the module's state dict, that become inputs of the ONNX graph, after its own and under their names:
+    so nothing is folded into them.
+    """
     import torch
 
     module = graph.module.to("cpu").eval()
     axes = {name: {axis: torch.export.Dim(label) for axis, label in of.items()} for name, of in graph.dynamic.items()}
-    shapes = tuple(axes.get(name) for name in graph.inputs)
+    shapes: Any = tuple(axes.get(name) for name in graph.inputs)
+    arguments: Any = tuple(_example(graph, name) for name in graph.inputs)
+    if opened:
+        shapes = (shapes, [None] * len(opened))
+        arguments = (arguments, [module.get_parameter(name) for name in opened])
+        module = _opened(module, opened)
     try:
         with _quiet(), torch.no_grad():
             made = torch.onnx.export(
                 module,
-                tuple(_example(graph, name) for name in graph.inputs),
-                input_names=list(graph.inputs),
+                arguments,
+                input_names=[*graph.inputs, *opened],
                 output_names=list(graph.outputs),
                 dynamic_shapes=shapes,
                 opset_version=opset,
@@ -68,7 +84,22 @@ def program(graph: Graph, opset: int = 20) -> torch.onnx.ONNXProgram:
             "Use operations with fixed control flow, and shapes that do not depend on the batch size"
         ) from error
     assert made is not None
+    for node in made.model.graph:
+        node.name = node.outputs[0].name
     return made
+
+
+def _opened(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
+    """Return the same module, called with (its arguments, the named weights). Its parts keep their names."""
+    import torch
+
+    class Opened(type(module)):  # type: ignore[misc]
+        def forward(self, arguments: tuple[torch.Tensor, ...], weights: list[torch.Tensor]) -> Any:
+            return torch.func.functional_call(module, dict(zip(names, weights, strict=True)), arguments)
+
+    same = copy.copy(module)
+    same.__class__ = Opened
+    return same
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -94,15 +125,15 @@ def strip(model: onnx.ModelProto) -> None:
         del graph.value_info[:]
         graph.value_info.extend(shapes)
         for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
-            part.doc_string = ""
+            part.ClearField("doc_string")
             if hasattr(part, "metadata_props"):
                 del part.metadata_props[:]
         graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
     for function in model.functions:
-        function.doc_string = ""
+        function.ClearField("doc_string")
         del function.metadata_props[:]
         for node in function.node:
-            node.doc_string = ""
+            node.ClearField("doc_string")
             del node.metadata_props[:]
 
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -20,7 +21,8 @@ import hashlib, sys, pathlib, numpy, torch
 from torch import nn
 from edgekd.export import onnx
 from edgekd.export.graph import Graph
-from edgekd.quantize import Job, make
+from edgekd.quantize import Job, make, packed
+from edgekd.quantize.encoded import Encoded
 from edgekd.recipe import VariantRecipe
 torch.manual_seed(0)
 net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
@@ -31,6 +33,15 @@ batches = [{"x": rng.normal(size=(4, 1, 8, 8)).astype("float32")} for _ in range
 job = Job({"model": out / "model.onnx"}, (), lambda name, settings: batches)
 for recipe in ({"name": "fp32", "method": "none"}, {"name": "w8", "weights": {"bits": 8}}, {"name": "int8", "weights": {"bits": 8}, "activations": {"bits": 8}}):
     make(VariantRecipe(**recipe), job, out / recipe["name"])
+for bits in (4, 3):
+    encoded = {}
+    for name, parameter in net.named_parameters():
+        if parameter.ndim > 1:
+            shape, ranges = tuple(parameter.shape), numpy.ones(len(parameter), "float32")
+            indices = rng.integers(0, 2**bits, (len(parameter), parameter[0].numel())).astype("uint8")
+            encoded[name] = Encoded(indices, ranges, -ranges, None, 2**bits, shape)
+            parameter.data = torch.from_numpy(encoded[name].decoded())
+    packed.write(Graph("model", net, ("x",), ("y",), {"x": torch.zeros(2, 1, 8, 8)}, {"x": {0: "batch"}}), encoded, out / f"{bits}.onnx")
 print(*sys.argv[1:])
 """  # fmt: skip
 
@@ -53,7 +64,7 @@ def test_two_processes_write_the_same_bytes_and_nothing_else(tmp_path):
         )
         assert ran.stdout == f"{folder}\n"  # the exporter and NNCF keep quiet: standard output belongs to --json
         made.append(contents(folder))
-    assert len(made[0]) == 8
+    assert len(made[0]) == 12
     assert made[0] == made[1]
 
 
@@ -82,6 +93,30 @@ def test_nodes_know_their_modules(trained):
     assert layers == ["stem.conv", "depthwise.conv", "wide.conv", "residual.conv", "head"]
     assert set(layers) <= set(export.module_names(trained.source["model"]))
     assert "stem.bn" in export.module_names(trained.source["model"])
+
+
+def test_each_node_is_named_after_what_it_makes(trained):
+    model = onnx.load(str(trained.source["model"]))
+    assert [node.name for node in model.graph.node] == [node.output[0] for node in model.graph.node]
+
+
+def test_weights_can_stay_apart_as_inputs(trained):
+    graph, names = trained.graphs[0], ["net.stem.conv.weight", "net.head.weight"]
+    model = export.program(graph, opened=names).model_proto
+    assert [value.name for value in model.graph.input] == ["image", *names]
+    norms = [node.input[1] for node in model.graph.node if node.op_type == "BatchNormalization"]
+    assert norms == ["net.stem.bn.weight"]  # the other layers' are folded into their convolutions
+    modules = export.node_modules(graph, model)
+    assert [modules[n.name][0] for n in model.graph.node if n.op_type in ("Conv", "BatchNormalization", "Gemm")] == [
+        "stem.conv", "stem.bn", "depthwise.conv", "wide.conv", "residual.conv", "head",
+    ]  # fmt: skip
+    images = trained.task.inputs(trained.splits.test.take(np.arange(3)))
+    weights = {name: graph.module.get_parameter(name).detach().numpy() for name in names}
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = torch_runner(list(trained.graphs))("model", images)["logits"]
+    np.testing.assert_allclose(session.run(None, {**images, **weights})[0], expected, atol=2e-5)
+    weights["net.head.weight"] = weights["net.head.weight"] * 2
+    assert np.abs(session.run(None, {**images, **weights})[0] - expected).max() > 0.1
 
 
 class Fixed(nn.Module):
