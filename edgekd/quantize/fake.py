@@ -69,6 +69,9 @@ def bake(net: nn.Module) -> dict[str, Encoded]:
 def detach(net: nn.Module) -> None:
     """Remove the quantizers; the weights are the full-precision ones again, and trained or not as before attach()."""
     for owner in [module for module in net.modules() if parametrize.is_parametrized(module)]:
+        # A copy.deepcopy() of the network has the very class that torch gave this module, and torch takes the property off the class.
+        given = type(owner)
+        owner.__class__ = type(given.__name__, given.__bases__, dict(given.__dict__))
         lists: Any = owner.parametrizations
         for tensor, parts in list(lists.items()):
             parts.original.requires_grad_(parts[0].trains_weights)

@@ -23,7 +23,8 @@ def weights_of(net: nn.Module, keep: Sequence[str] = ()) -> list[str]:
     """Return the names, in the state dict, of the weights to quantize, in the order of the modules.
 
     keep: module names (with * and ?: all inside them), `first`, `last`. A tensor that two layers share counts once.
-    Raises BadInput for a pattern that matches nothing, and where nothing is left to quantize.
+    Raises BadInput for a pattern that matches nothing, for a layer that computes its weight from others (weight_norm), and
+    where nothing is left to quantize.
     """
     layers = {name: module for name, module in net.named_modules() if isinstance(module, KINDS)}
     if not layers:
@@ -41,11 +42,17 @@ def weights_of(net: nn.Module, keep: Sequence[str] = ()) -> list[str]:
             )
         else:
             kept |= {name for name in names if _covers(pattern, name)}
-    shared = {id(layers[name].weight) for name in kept}
+    weights = {name: layers[name]._parameters.get("weight") for name in names}
+    if computed := [name for name in names if weights[name] is None and name not in kept]:
+        raise BadInput(
+            f"quantize: `{computed[0]}` computes its weight from others (weight_norm or another parametrization): "
+            "remove that from the finished student, or name the layer in `keep`"
+        )
+    shared = {id(weights[name]) for name in kept}
     left: dict[int, str] = {}
     for name in names:
-        if id(layers[name].weight) not in shared:
-            left.setdefault(id(layers[name].weight), f"{name}.weight".lstrip("."))
+        if id(weights[name]) not in shared:
+            left.setdefault(id(weights[name]), f"{name}.weight".lstrip("."))
     if not left:
         raise BadInput(f"keep: {', '.join(keep)} leaves nothing to quantize; keep fewer layers, or use method `none`")
     return list(left.values())

@@ -170,8 +170,11 @@ def test_quantiles_have_as_many_values_around_each():
 
 
 def test_quantiles_leave_padding_out():
-    weights = torch.cat([torch.linspace(0, 1, 11), torch.tensor([1.0])])  # in buckets of 11 the second is one 1 and 10 copies
-    assert Codebook(11, 4, weights).points.max() < 0.95
+    weights = torch.cat(
+        [torch.linspace(0, 1, 11), torch.tensor([1.0])]
+    )  # in buckets of 11: v = 0 ... 1, and one 0 with 10 copies
+    expected = np.quantile(np.append(np.linspace(0, 1, 11), 0.0), [0.125, 0.375, 0.625, 0.875])
+    np.testing.assert_allclose(Codebook(11, 4, weights).points.detach().numpy(), expected, rtol=1e-5)
 
 
 @settings(deadline=None, max_examples=50)

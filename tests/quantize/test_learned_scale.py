@@ -105,6 +105,7 @@ def test_a_range_below_zero_counts_by_its_size():
 def test_a_range_driven_through_zero_comes_back(start):
     torch.manual_seed(0)
     weights = torch.randn(256)
+    weights[0] = 0.0  # exactly at the end of the range
     quantizer = with_range(256, 2, weights, [start], [0.0])
     optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.05, momentum=0.9)
     for _ in range(500):
