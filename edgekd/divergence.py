@@ -136,7 +136,11 @@ def _module(node: onnx.NodeProto, model: onnx.ModelProto, modules: Mapping[str, 
     """Name the module of a node. One that quantization put in belongs to the layer it feeds (weights) or comes from (activations)."""
     makers = {name: other for other in model.graph.node for name in other.output}
     takers = {name: other for other in reversed(model.graph.node) for name in other.input}
-    on = takers if node.op_type == "DequantizeLinear" and node.input[0] not in makers else makers
+    constant = {tensor.name for tensor in model.graph.initializer}
+    for other in model.graph.node:
+        if constant.issuperset(filter(None, other.input)):
+            constant.update(other.output)
+    on = takers if node.output[0] in constant else makers
     reached: onnx.NodeProto | None = node
     while reached is not None and reached.name not in modules:
         reached = on.get(reached.output[0] if on is takers else reached.input[0])

@@ -55,14 +55,22 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
 
 
 def convert(variant: Variant, target: Target, folder: Path) -> dict[str, Path]:
-    """Copy the variant's ONNX files, which are what the runtime reads."""
-    from ..export.onnx import files_of
+    """Copy the variant's ONNX files, which are what the runtime reads. Weights alone in integers are made so that it expands them
+    once, on loading, not at every call.
+    """
+    import onnx
+
+    from ..export.onnx import files_of, save
+    from ..quantize.packed import foldable
 
     made = {}
     for name, source in variant.graphs.items():
+        made[name] = folder / source.name
+        if variant.scheme.weights and not variant.scheme.activations:
+            save(foldable(onnx.load(str(source))), made[name])
+            continue
         for file in files_of(source):
             shutil.copyfile(file, folder / file.name)
-        made[name] = folder / source.name
     return made
 
 

@@ -130,8 +130,8 @@ def _outputs(job: Job, student: LoadedModel) -> Any:
     """Return net -> logits of some training samples, drawn by the seed."""
     import torch
 
-    assert job.splits is not None
-    assert job.task is not None
+    assert job.splits
+    assert job.task
     task, train = job.task, job.splits().train
     chosen = np.sort(np.random.default_rng(job.seed).permutation(len(train))[:SAMPLES])
     batches = [
@@ -144,7 +144,7 @@ def _outputs(job: Job, student: LoadedModel) -> Any:
 def _batches(job: Job) -> list[dict[str, torch.Tensor]]:
     import torch
 
-    assert job.splits is not None
+    assert job.splits
     train = job.splits().train
     order = np.random.default_rng(job.seed).permutation(len(train))[: BATCHES * BATCH]
     return [
@@ -154,5 +154,5 @@ def _batches(job: Job) -> list[dict[str, torch.Tensor]]:
 
 
 def _loss(job: Job, student: LoadedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    assert job.task is not None
+    assert job.task
     return job.task.loss(job.task.forward(student.module, batch), batch)

@@ -20,8 +20,10 @@ from .variant import Variant
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..data import Splits
     from ..models import LoadedModel
     from ..recipe import Distill, VariantRecipe
+    from ..tasks import Task
     from . import Job
     from .encoded import Encoded
 
@@ -84,16 +86,19 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     Raises BadInput for what does not fit, Diverged for a training that does.
     """
     from .. import models
-    from . import packed
+    from ..export.onnx import files_of
+    from . import packed, size
 
+    _, task, splits = _given(config, job)
     student, encoded, facts = train(config, job, folder)
-    assert job.task is not None
-    assert job.splits is not None
     models.save(student, folder)
     graphs = {}
-    for graph in job.task.graphs(student, job.splits()):
+    for graph in task.graphs(student, splits):
         graphs[graph.name] = folder / f"{graph.name}.onnx"
         packed.write(graph, encoded, graphs[graph.name])
+    state = student.module.net.state_dict()
+    rest = sum(t.numel() for name, t in state.items() if name not in encoded and t.is_floating_point())
+    facts["sizes"] = size.sizes(encoded, rest, [file for graph in graphs.values() for file in files_of(graph)])
     shutil.rmtree(folder / "training", ignore_errors=True)
     method = " + ".join(config.methods)
     return Variant(config.name, method, config.scheme, folder, graphs, "torch", facts, folder / "model.safetensors")
@@ -104,14 +109,10 @@ def train(config: VariantRecipe, job: Job, folder: Path) -> tuple[LoadedModel, d
 
     folder: for checkpoints; an interrupted training goes on from there. Under `accelerate launch` every process calls this.
     """
+    from ..recipe import Distill
     from . import allocation, fake
 
-    if job.student is None or job.task is None or job.splits is None:
-        raise BadInput(
-            f"quantize `{config.name}`: {' and '.join(config.methods)} needs the student as a torch network and data; "
-            "a bare .onnx has neither: use method ptq, or a recipe"
-        )
-    whole = job.student()
+    whole, _, _ = _given(config, job)
     student = replace(whole, module=copy.deepcopy(whole.module).requires_grad_(True))
     net = student.module.net
     sizes = check(config, net)
@@ -120,7 +121,7 @@ def train(config: VariantRecipe, job: Job, folder: Path) -> tuple[LoadedModel, d
     if config.budget:
         bits, budget = allocation.bits_of(config, job, student, sizes)
     layout = {name: (size, bits[name]) for name, size in sizes.items()}
-    lessons = dict(config.lessons(job.training)) if job.training else {}
+    lessons = dict(config.lessons(job.training or Distill(teacher="live")))
     told = []
     for method in config.methods:
         importlib.import_module(_STEPS[method]).prepare(net, layout, config)
@@ -130,17 +131,26 @@ def train(config: VariantRecipe, job: Job, folder: Path) -> tuple[LoadedModel, d
     return student, encoded, _facts(config, net, encoded, layout, told, budget)
 
 
+def _given(config: VariantRecipe, job: Job) -> tuple[LoadedModel, Task, Splits]:
+    """Return the finished student, its task and the data. Raises BadInput where there is but a graph."""
+    if job.student is None or job.task is None or job.splits is None:
+        raise BadInput(
+            f"quantize `{config.name}`: {' and '.join(config.methods)} needs the student as a torch network and data; "
+            "a bare .onnx has neither: use method ptq, or a recipe"
+        )
+    return job.student(), job.task, job.splits()
+
+
 def _fit(config: VariantRecipe, job: Job, student: LoadedModel, method: str, settings: Distill, folder: Path) -> dict[str, Any]:
     """Train what the quantizers leave trainable; return the history without the times, so that the same run tells the same."""
     from ..distill.trainer import fit
 
-    assert job.splits is not None
-    assert job.task is not None
-    splits = job.splits()
+    whole, task, splits = _given(config, job)
     if not len(splits.train):
         raise BadInput(f"quantize `{config.name}`: {method} trains, and there are no training samples; check `data`")
     history = fit(
-        student, splits, job.task, settings, seed=job.seed, folder=folder, teacher=_teacher(job),
+        student, splits, task, settings, seed=job.seed, folder=folder,
+        teacher=job.teacher() if job.teacher else replace(whole, module=copy.deepcopy(whole.module)),
         cache=job.teacher_cache if _reads_the_same(settings, job.training) else None,
         section=f"quantize.{config.name}.training",
     ).to_json()  # fmt: skip
@@ -148,15 +158,6 @@ def _fit(config: VariantRecipe, job: Job, student: LoadedModel, method: str, set
     for epoch in history["epochs"]:
         epoch.pop("seconds")
     return {"method": method, **history, "settings": settings.model_dump(mode="json", exclude={"checkpoint_minutes"})}
-
-
-def _teacher(job: Job) -> LoadedModel:
-    """Return the teacher; without one the student in full precision."""
-    if job.teacher is not None:
-        return job.teacher()
-    assert job.student is not None
-    student = job.student()
-    return replace(student, module=copy.deepcopy(student.module))
 
 
 def _reads_the_same(settings: Distill, base: Distill | None) -> bool:
@@ -172,14 +173,9 @@ def _facts(
     config: VariantRecipe, net: nn.Module, encoded: dict[str, Encoded], layout: dict[str, tuple[int, int]],
     told: list[dict[str, Any]], budget: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    try:
-        from . import size
-    except ImportError:
-        size = None
     from .layers import weights_of
 
     assert config.weights is not None
-    rest = sum(t.numel() for name, t in net.state_dict().items() if name not in encoded and t.is_floating_point())
     tensors = [
         {
             "name": name,
@@ -196,7 +192,6 @@ def _facts(
         "methods": list(config.methods),
         "tensors": tensors,
         "kept": [name for name in weights_of(net) if name not in encoded],
-        "sizes": size.sizes(encoded, rest) if size else {},
         "training": told,
         "budget": budget,
     }
@@ -205,4 +200,4 @@ def _facts(
 def _bytes(one: Encoded) -> int:
     """Return the bytes of a tensor's packed indices, scales, offsets and points."""
     floats = sum(len(values) for values in (one.scale, one.offset, one.points) if values is not None)
-    return math.ceil(one.indices.size * one.bits / 8) + 4 * floats
+    return math.ceil(one.count * one.bits / 8) + 4 * floats

@@ -355,7 +355,7 @@ def test_weights_must_be_said():
 
 
 def test_a_bare_graph_cannot_be_trained(tmp_path):
-    with pytest.raises(BadInput, match="needs the student as a torch network and data; a bare .onnx has neither"):
+    with pytest.raises(BadInput, match=r"needs the student as a torch network and data; a bare \.onnx has neither"):
         make(variant(), Job({"model": Path("model.onnx")}), tmp_path)
 
 
