@@ -112,7 +112,10 @@ def _variant(made: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, 
 def choose(
     target: Any, plan: Plan, verdicts: dict[str, Any], measurements: list[dict[str, Any]], comparisons: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the variant to ship to a target: the fastest that passed, measured where it was, else by the target's rule."""
+    """Return the variant to ship to a target: the fastest that passed, measured where it was, else by the target's rule.
+
+    Of those that the clock cannot tell from the fastest it is the smallest: weights alone in few bits save size, and no time.
+    """
     passed = [
         v for t, v in plan.pairs() if t.name == target.name and verdicts.get(f"{target.name}/{v}", {}).get("status") == "passed"
     ]
@@ -126,10 +129,7 @@ def choose(
     timed = [v for v in passed if v in medians]
     if timed:
         fastest = min(timed, key=lambda v: medians[v])
-        # of those that the clock cannot tell apart, the smallest
-        even = [
-            v for v in timed if v == fastest or _no_difference(f"{target.name}/{v}", f"{target.name}/{fastest}", comparisons)
-        ]
+        even = [v for v in timed if v == fastest or _as_fast(f"{target.name}/{v}", f"{target.name}/{fastest}", comparisons)]
         best = min(even, key=lambda v: _bytes(plan, target, v))
         ms = f"{duration(medians[best])} a call"
         if len(timed) == 1:
@@ -146,8 +146,18 @@ def choose(
     return {"variant": best, "why": f"not measured here; `{target.name}` prefers {best}", "by": "rule"}
 
 
-def _no_difference(a: str, b: str, comparisons: list[dict[str, Any]]) -> bool:
-    return any({c["control"], c["candidate"]} == {a, b} and c["verdict"].startswith("no difference") for c in comparisons)
+def _as_fast(a: str, b: str, comparisons: list[dict[str, Any]]) -> bool:
+    """Say whether the clock saw no difference: between the two, or, of two candidates, in how they compare with their control."""
+    from .bench.statistics import SAME
+
+    for c in comparisons:
+        if {c["control"], c["candidate"]} == {a, b}:
+            return bool(c["verdict"].startswith("no difference"))
+    one, other = (next((c for c in comparisons if c["candidate"] == name and c["low"] is not None), None) for name in (a, b))
+    if one is None or other is None or one["control"] != other["control"]:
+        return False
+    near = max(one["ratio"], other["ratio"]) <= (1 + SAME) * min(one["ratio"], other["ratio"])
+    return bool(near or (one["low"] <= other["high"] and other["low"] <= one["high"]))
 
 
 def _bytes(plan: Plan, target: Any, variant: str) -> int:

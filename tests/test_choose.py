@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,42 @@ def test_of_equals_the_smallest(plan):
     made = choose(TARGET, plan, verdicts(full="passed", small="passed"), timed(full=0.00200, small=0.00201), said)
     assert made["variant"] == "small"
     assert "smallest of 2" in made["why"]
+
+
+@pytest.mark.parametrize(
+    ("small", "tiny", "chosen"),
+    [
+        ((1.05, 1.03, 1.07), (1.04, 1.02, 1.06), "tiny"),  # intervals that overlap
+        ((1.050, 1.049, 1.051), (1.045, 1.044, 1.046), "tiny"),  # apart, and by less than matters
+        ((1.20, 1.19, 1.21), (1.04, 1.02, 1.06), "small"),
+        ((1.20, 1.19, 1.21), (1.04, None, None), "small"),  # not known
+    ],
+)
+def test_of_two_that_differ_alike_from_their_control_the_smallest(plan, small, tiny, chosen):
+    more = VariantRecipe(name="tiny", method="round-to-nearest", weights=Weights(bits=2))
+    folder = plan.out / "targets" / "phone" / "tiny"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(bytes(50))
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"quantize": (*plan.recipe.quantize, more)}))
+    said = [
+        {"control": "phone/full", "candidate": f"phone/{name}", "verdict": "x is faster", "ratio": r, "low": low, "high": high}
+        for name, (r, low, high) in (("small", small), ("tiny", tiny))
+    ]
+    passed = verdicts(full="passed", small="passed", tiny="passed")
+    made = choose(TARGET, plan, passed, timed(full=0.002, small=0.002 / small[0], tiny=0.002 / tiny[0]), said)
+    assert made["variant"] == chosen
+
+
+def test_by_a_pattern_of_the_rule_the_smallest(plan):
+    target = replace(TARGET, prefer=("w*", "fp32"))
+    more = [VariantRecipe(name=f"w{bits}", method="round-to-nearest", weights=Weights(bits=bits)) for bits in (4, 2)]
+    for variant, size in zip(more, (60, 50), strict=True):
+        folder = plan.out / "targets" / "phone" / variant.name
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(bytes(size))
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"quantize": (*plan.recipe.quantize, *more)}))
+    passed = verdicts(full="passed", small="passed", w4="passed", w2="passed")
+    assert choose(target, plan, passed, [], [])["variant"] == "w2"
 
 
 def test_by_the_targets_rule_where_nothing_was_timed(plan):
