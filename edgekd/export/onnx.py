@@ -98,6 +98,7 @@ def _opened(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
             return torch.func.functional_call(module, dict(zip(names, weights, strict=True)), arguments)
 
     same = copy.copy(module)
+    same.__dict__.pop("forward", None)  # one that was put on the instance would hide ours
     same.__class__ = Opened
     return same
 

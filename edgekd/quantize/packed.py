@@ -8,7 +8,7 @@ graph and computes at every call, unless the file is made foldable().
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def write(graph: Graph, encoded: Mapping[str, Encoded], path: Path, opset: int =
     # Weights that are inputs during the export stay apart: else a BatchNorm would be folded into them.
     model = export.program(graph, opset, opened=list(weights)).model_proto
     modules = export.node_modules(graph, model)
-    used = {name for node in model.graph.node for name in node.input}
+    used = {name for node in _nodes(model.graph) for name in node.input}
     for value in [value for value in model.graph.input if value.name in weights]:
         model.graph.input.remove(value)
     own = _rename(model)
@@ -82,7 +82,7 @@ def foldable(model: onnx.ModelProto) -> onnx.ModelProto:
 
     made = onnx.ModelProto.FromString(model.SerializeToString())
     graph = made.graph
-    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in graph.node):
+    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in _nodes(graph)):
         return made
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -93,8 +93,9 @@ def foldable(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         q, scale = (tensors[name] for name in node.input[:2])
-        beside = [1] * len(q.dims) if scale.dims else []  # the shape that lays the scale along its axis
-        if scale.dims:
+        per_axis = list(scale.dims) not in ([], [1])
+        beside = [1] * len(q.dims) if per_axis else []  # the shape that lays the scale along its axis
+        if per_axis:
             beside[attributes.get("axis", 1)] = scale.dims[0]
         parts = {"s": numpy_helper.to_array(scale).reshape(beside)}
         if len(node.input) > 2 and node.input[2]:
@@ -106,7 +107,7 @@ def foldable(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(helper.make_node("Sub", [f"{out}.c", f"{out}.z"], [f"{out}.d"], name=f"{out}.d"))
         nodes.append(helper.make_node("Mul", [nodes[-1].output[0], f"{out}.s"], [out], name=node.name))
     _set_nodes(made, nodes)
-    needed = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    needed = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in needed]:
         graph.initializer.remove(tensor)
     return made
@@ -176,7 +177,7 @@ def _dequantized(name: str, one: Encoded) -> tuple[list[onnx.NodeProto], list[on
         then("DequantizeLinear", [tensor.name for tensor in tensors], name, **axis)
         return nodes, tensors
     scaled = then("DequantizeLinear", [tensor.name for tensor in tensors], f"{name}.q_", **axis)
-    # ONNX Runtime before 1.27 gets DequantizeLinear -> Reshape wrong (its issue 28491): an Add of zeros stays in between.
+    # Older ONNX Runtimes get DequantizeLinear -> Reshape wrong (their issue 28491): the Add stays in between, of zeros too.
     offset = _offset(one).reshape(() if whole else (-1,) + (1,) * (len(shape) - 1))
     tensors.append(numpy_helper.from_array(offset, f"{name}.offset"))
     if as_it_is:
@@ -195,7 +196,8 @@ def _dequantized(name: str, one: Encoded) -> tuple[list[onnx.NodeProto], list[on
 
 def _zero_points(one: Encoded) -> np.ndarray | None:
     """Return whole zero points z of which offset = -scale * z, one a bucket; None where there are none."""
-    points = np.rint(-_offset(one) / one.scale)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a scale of zero has none
+        points = np.rint(-_offset(one) / one.scale)
     inside = (points >= 0) & (points < 1 << one.bits)
     same = (-one.scale * points).astype(np.float32) == _offset(one)
     return points.astype(np.uint8) if (inside & same).all() else None
@@ -217,13 +219,22 @@ def _integers(name: str, values: np.ndarray, bits: int, shape: tuple[int, ...]) 
 def _rename(model: onnx.ModelProto) -> dict[str, str]:
     """Name the network's tensors as its own state dict does, `net.0.bias` -> `0.bias`; return what was renamed."""
     names = {tensor.name for tensor in model.graph.initializer}
-    names |= {name for node in model.graph.node for name in (*node.input, *node.output)}
+    names |= {name for node in _nodes(model.graph) for name in (*node.input, *node.output)}
     own = {name: export.own_name(name) for name in names if export.own_name(name) not in names}
     for tensor in model.graph.initializer:
         tensor.name = own.get(tensor.name, tensor.name)
-    for node in model.graph.node:
+    for node in _nodes(model.graph):
         node.input[:] = [own.get(name, name) for name in node.input]
     return own
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node, those of branches and loops too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
@@ -241,7 +252,7 @@ def _slim(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     opsets = {imported.domain: imported.version for imported in model.opset_import}
     for node in model.graph.node:
-        if node.domain == packing.DOMAIN:
+        if node.domain:
             continue
         known = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain).attributes
         for attribute in list(node.attribute):

@@ -258,6 +258,34 @@ def test_tied_weights_are_stored_once_and_an_embedding_is_one_of_them(tmp_path, 
     assert len(set(sizes)) == 1
 
 
+class Cond(nn.Module):
+    """A layer inside a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, lambda x: self.inner(x), lambda x: x.sin(), (x,))
+
+
+def test_weights_inside_a_branch_and_weights_that_nothing_uses(tmp_path):
+    torch.manual_seed(0)
+    net = Cond().eval()
+    encoded = bake(net, "channel", 4)
+    graph = Graph("model", net, ("x",), ("y",), {"x": torch.ones(2, 4)}, {"x": {0: "batch"}})
+    packed.write(graph, encoded, tmp_path / "model.onnx")
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    assert [t.name for t in model.graph.initializer if t.name.endswith(".q")] == ["inner.weight.q"]
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    for sign in (1, -1):
+        given = sign * np.abs(x)
+        expected = torch_runner([graph])("model", {"x": given})["y"]
+        for file in (model, packed.foldable(model)):
+            np.testing.assert_allclose(session(file)[0].run(None, {"x": given})[0], expected, atol=1e-6)
+
+
 def test_an_offset_that_is_a_whole_multiple_becomes_a_zero_point(tmp_path):
     net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
     rng, encoded = np.random.default_rng(0), {}
@@ -395,3 +423,32 @@ def test_weight_only_files_of_other_makers_become_foldable_and_others_stay(tmp_p
     ends = [one("x", 1, [1, 2])], [one("y", 1, [1, 2])]
     both = helper.make_model(helper.make_graph(nodes, "both", *ends, tensors), opset_imports=[helper.make_opsetid("", 20)])
     assert packed.foldable(both) == both
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    kind=st.sampled_from(["UINT8", "INT8", "UINT4", "INT4", "INT32"]), shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    layout=st.sampled_from(["scalar", "one", "axis"]), at=st.integers(0, 2), negative=st.booleans(), zero=st.booleans(),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_foldable_gives_what_dequantize_linear_does(kind, shape, layout, at, negative, zero, seed):
+    rng, axis = np.random.default_rng(seed), at % len(shape)
+    low, high = {"UINT8": (0, 256), "INT8": (-128, 128), "UINT4": (0, 16), "INT4": (-8, 8), "INT32": (-9999, 9999)}[kind]
+    beside = {"scalar": [], "one": [1], "axis": [shape[axis]]}[layout]
+    data_type = onnx.TensorProto.DataType.Value(kind)
+
+    def integers(name, dims):
+        return helper.make_tensor(name, data_type, dims, rng.integers(low, high, dims).reshape(-1).tolist())
+
+    scale = numpy_helper.from_array(rng.normal(size=beside).astype(np.float32), "s")
+    tensors = [integers("q", shape), scale] + [integers("z", beside)] * (zero and kind != "INT32")
+    attributes = {"axis": axis - len(shape) * negative} if layout == "axis" else {}
+    node = helper.make_node("DequantizeLinear", [t.name for t in tensors], ["y"], name="y", **attributes)
+    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)
+    graph = helper.make_graph([node], "one", [], [out], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    made = packed.foldable(model)
+    assert {n.op_type for n in made.graph.node} <= {"Cast", "Sub", "Mul"}
+    for level in (0, 99):
+        expected, same = (session(file, level)[0].run(None, {})[0] for file in (model, made))
+        np.testing.assert_array_equal(same, expected)
