@@ -26,34 +26,48 @@ BLOCK = 2**17
 """Values at a time, so that what is computed on the way stays in the processor's cache."""
 
 
-def nearest(values: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Return, for each value, the index of the nearest point: int32, of the values' shape. points: (n,), rising, n >= 2.
+def nearest(values: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return, for each value, the index of the nearest point, uint8, and that point; both of the values' shape.
 
-    A value in the middle between two goes to the lower one, and a value on several equal points to the first of these. NaN goes
-    anywhere. On a CPU many values are looked up in a table: how many middles lie before the value's cell, and after that whether it
-    lies beyond those inside; a search guesses a branch wrong every other time.
+    points: (n,), rising, n from 2 to 256, of the values' type. A value in the middle between two goes to the lower one, and a value
+    on several equal points to the first of these. NaN goes anywhere.
+    On a CPU many values are looked up in a table: how many middles lie before the value's cell, and after that whether it lies
+    beyond those inside. A search guesses a branch wrong every other time.
     """
     middles = (points[1:] + points[:-1]) / 2
-    if values.device.type != "cpu" or values.numel() < 2 * CELLS:
-        return torch.bucketize(values, middles, out_int32=True)
+    table = _table(middles) if values.device.type == "cpu" and values.numel() >= 2 * CELLS else None
+    if table is None:
+        index = torch.bucketize(values, middles, out_int32=True)
+        return index.to(torch.uint8), points[index]
+    before, bounds = table
+    flat = values.reshape(-1)
+    indices, chosen = torch.empty(flat.shape, dtype=torch.uint8), torch.empty_like(flat)
+    for some, at, point in zip(flat.split(BLOCK), indices.split(BLOCK), chosen.split(BLOCK), strict=True):
+        cell = _cells(some)
+        index = before.index_select(0, cell)
+        for bound in bounds:
+            index += some > bound.index_select(0, cell)
+        at.copy_(index)
+        torch.index_select(points, 0, index, out=point)
+    return indices.view(values.shape), chosen.view(values.shape)
+
+
+def _table(middles: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
+    """Return, for each cell, how many middles lie before it, and the first middle in it, the second, ...; infinity where there is none.
+
+    None where some cell has more than CROWD.
+    """
     cells = _cells(middles)
     inside = torch.bincount(cells, minlength=CELLS + 1)
     crowd = int(inside.max())
     if crowd > CROWD:
-        return torch.bucketize(values, middles, out_int32=True)
+        return None
     before = (inside.cumsum(0) - inside).int()
     place = torch.arange(len(middles), dtype=torch.int32) - before[cells]  # of a middle among those of its cell
     bounds = [torch.full((CELLS + 1,), math.inf, dtype=middles.dtype) for _ in range(crowd)]
     for turn, bound in enumerate(bounds):
         bound[cells[place == turn]] = middles[place == turn]
-    flat = values.reshape(-1)
-    found = torch.empty(flat.shape, dtype=torch.int32)
-    for some, index in zip(flat.split(BLOCK), found.split(BLOCK), strict=True):
-        cell = _cells(some)
-        torch.index_select(before, 0, cell, out=index)
-        for bound in bounds:
-            index += some > bound.index_select(0, cell)
-    return found.view(values.shape)
+    return before, bounds
 
 
 def _cells(values: torch.Tensor) -> torch.Tensor:
@@ -84,10 +98,10 @@ class _Nearest(torch.autograd.Function):
         buckets = to_buckets(weights, size)
         alpha, beta = ranges or range_of(buckets)
         points = points.to(buckets.dtype)
-        indices = nearest((buckets - beta).div_(alpha), points)
-        ctx.save_for_backward(indices.to(torch.uint8), alpha)
+        indices, chosen = nearest((buckets - beta).div_(alpha), points)
+        ctx.save_for_backward(indices, alpha)
         ctx.size, ctx.count, ctx.dtype = size, len(points), points.dtype
-        return restored(points.index_select(0, indices.view(-1)).view_as(buckets).mul_(alpha).add_(beta), weights)
+        return restored(chosen.mul_(alpha).add_(beta), weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -157,8 +171,8 @@ class Codebook(nn.Module):
         buckets = to_buckets(weights.detach().float(), self.size)
         alpha, beta = self._ranges() or range_of(buckets)
         points = self.points.detach().float().sort().values
-        indices = nearest((buckets - beta).div_(alpha), points)
-        return indices.to(torch.uint8), alpha.flatten(), beta.flatten(), points
+        indices, _ = nearest((buckets - beta).div_(alpha), points)
+        return indices, alpha.flatten(), beta.flatten(), points
 
     def _ranges(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         if self.alpha is None or self.beta is None:
