@@ -185,10 +185,9 @@ def _without_tags(location: Iterable[str | int], values: Any) -> Key:
     key: list[str | int] = []
     for part in location:
         inside = values
-        if key and isinstance(values, dict) and part not in values:
-            if part == "mapping" or ("kind" in values and part in (values["kind"], "installed")):
-                continue
-        elif key and isinstance(values, list) and part == "list":
+        known = values if isinstance(values, dict) else {}
+        kinds = (known["kind"], "installed") if "kind" in known else ()
+        if key and part not in known and part in ("mapping", "list", *kinds):
             continue
         key.append(part)
         if isinstance(inside, dict):
@@ -213,6 +212,8 @@ def _sentence(problem: Any, key: Key, values: Any) -> str:
         case "value_error":
             text = str(problem["ctx"]["error"])
             return f"`{name}`: {text}" if key else text
+        case "model_type" | "model_attributes_type":
+            return f"`{name}`: give a mapping of keys, not {problem['input']!r}"
         case "union_tag_invalid":
             context = problem["ctx"]
             known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]

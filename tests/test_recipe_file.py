@@ -106,6 +106,93 @@ def test_every_mistake_gives_file_line_and_key(write, before, after, line, parts
         assert part in said
 
 
+QUANTIZED = """\
+data: {source: digits}
+student: {model: "py:nets.py:small"}
+quantize:
+  - name: qd4
+    method: quantized-distillation
+    weights: {bits: 4, group: 256}
+    style: exact
+    training: {epochs: 3, learning_rate: 0.01}
+  - {name: dq4, method: differentiable, weights: {bits: 4}}
+  - name: both
+    method: [quantized-distillation, differentiable]
+    budget: {mean_bits: 3, choices: [2, 4]}
+    training:
+      - {epochs: 3}
+      - {epochs: 2}
+"""
+
+
+def test_quantized_variants_are_read(write):
+    qd4, dq4, both = recipe.load(write(QUANTIZED)).quantize
+    assert (qd4.scheme.label, dq4.scheme.label, both.scheme.label) == ("w4g256", "w4c", "w2-4c")
+    assert (qd4.methods, both.methods) == (("quantized-distillation",), ("quantized-distillation", "differentiable"))
+    assert both.training[1].epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "parts"),
+    [
+        ("bits: 4, group: 256", "bits: 9, group: 256", 6, ["`quantize[0].weights.bits`", "less than or equal to 8", "9"]),
+        ("bits: 4, group: 256", "bits: 0, group: 256", 6, ["`quantize[0].weights.bits`", "greater than or equal to 1", "0"]),
+        ("group: 256", "group: 0", 6, ["`quantize[0].weights.group`", "greater than or equal to 2", "0"]),
+        ("group: 256", "group: 1", 6, ["`quantize[0].weights.group`", "greater than or equal to 2", "1"]),
+        ("method: quantized-distillation", "method: quantised-distillation", 4, ["did you mean `quantized-distillation`"]),
+        ("style: exact", "style: precise", 7, ["`quantize[0].style`", "'straight-through', 'truncated' or 'exact'", "'precise'"]),
+        ("{epochs: 3, learn", "{epoch: 3, learn", 8, ["unknown key `quantize[0].training.epoch`", "did you mean `epochs`"]),
+        ("learning_rate: 0.01", "learning_rate: 0", 8, ["`quantize[0].training.learning_rate`", "greater than 0"]),
+        ("training: {epochs: 3, learning_rate: 0.01}", "training: 3", 8, ["`quantize[0].training`: give a mapping of keys, not 3"]),
+        ("      - {epochs: 2}", "      - {epochs: 2, optimiser: sgd}", 15, ["`quantize[2].training[1].optimiser`", "did you mean `optimizer`"]),
+        ("      - {epochs: 2}\n", "", 10, ["training has 1 entries and method 2: give one for each"]),
+        ("[quantized-distillation, differentiable]", "[ptq, differentiable]", 10, ["the one chain there is goes [quantized-distillation, differentiable]"]),
+        ("[quantized-distillation, differentiable]", "[none, ptq]", 10, ["the one chain there is"]),
+        ("[quantized-distillation, differentiable]", "[differentiable, quantized-distillation]", 10, ["the one chain there is"]),
+        ("[quantized-distillation, differentiable]", "[]", 11, ["`quantize[2].method`", "the name of a method or a list of names"]),
+        ("[quantized-distillation, differentiable]", "{a: b}", 11, ["`quantize[2].method`", "the name of a method or a list of names"]),
+        ("mean_bits: 3", "mean_bits: 1.5", 12, ["`quantize[2].budget`", "mean_bits 1.5 is below 2, the least of `choices`"]),
+        ("mean_bits: 3", "mean_bits: 3, size_mb: 1", 12, ["either `size_mb` or `mean_bits`"]),
+        ("mean_bits: 3, ", "", 12, ["either `size_mb` or `mean_bits`"]),
+        ("choices: [2, 4]", "choices: [2, 9]", 12, ["`quantize[2].budget.choices[1]`", "less than or equal to 8"]),
+        ("choices: [2, 4]", "choices: [4, 4]", 12, ["leave nothing to choose"]),
+        ("choices: [2, 4]", "by: gradients", 12, ["`quantize[2].budget.by`", "'sensitivity' or 'gradient-norm'"]),
+    ],
+)  # fmt: skip
+def test_every_mistake_in_a_quantized_variant_gives_file_line_and_key(write, before, after, line, parts):
+    assert before in QUANTIZED
+    file = write(QUANTIZED.replace(before, after, 1))
+    said = error_of(file)
+    assert f"{file}:{line}: " in said, said
+    assert len(said.splitlines()) == 1, said
+    for part in parts:
+        assert part in said
+
+
+def test_settings_reach_into_the_training_of_a_variant(write):
+    file = write(QUANTIZED)
+    read = recipe.load(
+        file, ["quantize.qd4.training.epochs=7", "quantize.both.training.1.epochs=9", "quantize.dq4.training.epochs=5"]
+    )
+    assert [v.training for v in read.quantize][1] == recipe.Retraining(epochs=5)
+    assert (read.quantize[0].training.epochs, read.quantize[2].training[1].epochs) == (7, 9)
+
+
+def test_the_training_of_a_variant_is_the_recipes_but_for_what_it_changes(write):
+    read = recipe.load(
+        write(QUANTIZED), ["train.epochs=40", "train.batch_size=17", "train.gradient_clip=2", "train.learning_rate=0.5"]
+    )
+    qd4, dq4, both = (dict(v.lessons(read.teaching)) for v in read.quantize)
+    assert (qd4["quantized-distillation"].epochs, qd4["quantized-distillation"].learning_rate) == (3, 0.01)
+    assert dq4["differentiable"] == read.teaching.model_copy(
+        update={"epochs": 10, "learning_rate": 0.001, "optimizer": "adamw"}
+    )
+    assert (dq4["differentiable"].batch_size, dq4["differentiable"].gradient_clip) == (17, 2)
+    assert both["quantized-distillation"].learning_rate == pytest.approx(0.1)
+    assert recipe.Retraining(gradient_clip=0).over(read.teaching, "differentiable").gradient_clip is None
+    assert read.teaching.objectives == recipe.Distill().objectives  # without `distill` the objectives are its own
+
+
 def test_all_mistakes_are_told_at_once(write):
     said = error_of(write(GOOD.replace("epochs", "epoch").replace("bits: 8}, act", "bits: 9}, act")))
     assert len(said.splitlines()) == 2
@@ -181,7 +268,8 @@ def test_an_installed_objective_takes_finite_numbers_alone(monkeypatch):
             recipe.Installed(kind="mine", **wrong)
 
 
-def test_a_manifest_gives_the_same_recipe_back(write, tmp_path):
-    read = recipe.load(write(GOOD))
+@pytest.mark.parametrize("text", [GOOD, QUANTIZED])
+def test_a_manifest_gives_the_same_recipe_back(write, tmp_path, text):
+    read = recipe.load(write(text))
     again = from_manifest(read.model_dump(mode="json"), tmp_path / "manifest.json")
     assert again == read

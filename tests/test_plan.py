@@ -1,0 +1,80 @@
+"""What a stage depends on: a setting makes anew what it touches, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekd.errors import BadInput
+from edgekd.plan import Plan, plan
+from edgekd.recipe import load
+
+HOME = Path(__file__).parent.parent / "models" / "digits"
+VARIANTS = """
+quantize:
+  - {name: fp32, method: none}
+  - {name: int8, method: ptq, weights: {bits: 8}, activations: {bits: 8}}
+  - {name: rtn, method: round-to-nearest, weights: {bits: 4}}
+  - {name: qd, method: quantized-distillation, weights: {bits: 4}}
+  - {name: dq, method: differentiable, weights: {bits: 4}}
+"""
+
+
+@pytest.fixture
+def planned(tmp_path):
+    text = (HOME / "recipe.yaml").read_text()
+    head, rest = text.split("quantize:", 1)[0], text.split("targets:", 1)[1]
+    for name in ("model.py", "teacher.safetensors"):
+        (tmp_path / name).write_bytes((HOME / name).read_bytes())
+    file = tmp_path / "recipe.yaml"
+
+    def made(*settings: str, without: str = "") -> Plan:
+        file.write_text(f"{head}{VARIANTS}\ntargets:{rest}".replace(without, "", 1))
+        return plan(load(file, settings), tmp_path / "run")
+
+    return made
+
+
+def changed(before: Plan, after: Plan) -> set[str]:
+    old = {step.name: step.fingerprint for step in before.steps}
+    names = {step.name for step in after.steps if old.get(step.name) != step.fingerprint}
+    return {name.removeprefix("quantize/") for name in names if name.startswith(("quantize/", "distill", "teacher-cache"))}
+
+
+@pytest.mark.parametrize(
+    ("setting", "touched"),
+    [
+        ("quantize.qd.training.epochs=3", {"qd"}),
+        ("quantize.qd.style=exact", {"qd"}),
+        ("quantize.dq.weights.bits=2", {"dq"}),
+        ("quantize.rtn.keep=[first]", {"rtn"}),
+        ("quantize.int8.calibration.samples=64", {"int8"}),
+        ("distill.checkpoint_minutes=0", set()),
+        ("bench.min_count=7", set()),
+        ("gate.max_drop=0.5", set()),
+        ("train.epochs=3", set()),  # of `edgekd train`; variants go by `distill`
+        ("distill.epochs=3", {"distill", "fp32", "int8", "rtn", "qd", "dq"}),
+        ("distill.objectives.0.temperature=3", {"distill", "fp32", "int8", "rtn", "qd", "dq"}),
+        ("seed=1", {"distill", "teacher-cache", "fp32", "int8", "rtn", "qd", "dq"}),
+    ],
+)
+def test_a_setting_touches_the_variants_that_read_it(planned, setting, touched):
+    assert changed(planned(), planned(setting)) == touched
+
+
+def test_without_distill_the_variants_that_train_depend_on_the_teacher_and_on_train(planned, tmp_path):
+    text = (HOME / "recipe.yaml").read_text()
+    cut = "distill:" + text.split("\ndistill:", 1)[1].split("\nquantize:", 1)[0]
+    before = planned(without=cut)
+    assert before.recipe.distill is None
+    assert changed(before, planned("train.epochs=3", without=cut)) == {"qd", "dq"}
+    (tmp_path / "teacher.safetensors").write_bytes(b"another")
+    assert changed(before, planned(without=cut)) == {"qd", "dq"}
+
+
+def test_what_a_method_cannot_do_is_told_before_anything_is_loaded(planned, monkeypatch):
+    with pytest.raises(BadInput, match=r"quantize `rtn`: `training` goes with quantized-distillation or differentiable"):
+        planned("quantize.rtn.training.epochs=3")
+    with pytest.raises(BadInput, match=r"quantize `dq`: activations of 8 bits: a codebook has no arithmetic"):
+        planned("quantize.dq.activations.bits=8")
