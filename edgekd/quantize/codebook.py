@@ -35,7 +35,7 @@ def nearest(values: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor, t
     beyond those inside. A search guesses a branch wrong every other time.
     """
     middles = (points[1:] + points[:-1]) / 2
-    table = _table(middles) if values.device.type == "cpu" and values.numel() >= 2 * CELLS else None
+    table = _table(middles) if values.device.type == "cpu" and values.numel() >= CELLS else None
     if table is None:
         index = torch.bucketize(values, middles, out_int32=True)
         return index.to(torch.uint8), points[index]
