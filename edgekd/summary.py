@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 from rich.text import Text
 
 from .report.formats import DASH, Metric, duration, size
-from .report.words import shipped_bytes, targets
+from .report.words import gain, shipped_bytes, short, stored, targets, weights_alone
+from .tables import Fitting
 
 VERDICTS = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "not_verified": "[yellow]not verified[/]"}
 
 DROPPED = ("change", "size", "latency")
 """Columns that go, in this order, where the terminal is too narrow for all."""
+
+LEFT = ("variant", "verdict", " ")
 
 
 def table(manifest: Mapping[str, Any]) -> Group:
@@ -25,38 +26,10 @@ def table(manifest: Mapping[str, Any]) -> Group:
     metric = Metric(manifest["metric"])
     parts: list[RenderableType] = []
     for target in targets(manifest):
-        parts += [_Fitting(target, _rows(manifest, target, metric)), *_words(manifest, target)]
+        rows = _rows(manifest, target, metric)
+        bold = [number for number, row in enumerate(rows) if row[" "]]
+        parts += [Fitting(rows, DROPPED, LEFT, target, bold), *_words(manifest, target)]
     return Group(*parts or [Text("no files for a target yet")])
-
-
-class _Fitting:
-    """A table that leaves out columns until it fits. rows: column -> cell; a column without any cell is not shown."""
-
-    def __init__(self, title: str, rows: list[dict[str, str]]) -> None:
-        self.title, self.rows = title, rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        columns = [
-            name for name in (self.rows[0] if self.rows else {}) if any(row[name] not in ("", DASH) for row in self.rows)
-        ]
-        made = self._table(columns)
-        for name in DROPPED:
-            if Measurement.get(console, options.update(width=1000), made).maximum <= options.max_width:
-                break
-            columns = [column for column in columns if column != name]
-            made = self._table(columns)
-        yield made
-
-    def _table(self, columns: list[str]) -> Table:
-        made = Table(
-            title=escape(self.title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
-        )
-        for name in columns:
-            left = name in ("variant", "verdict", " ")
-            made.add_column(escape(name), justify="left" if left else "right", overflow="fold")
-        for row in self.rows:
-            made.add_row(*(row[name] for name in columns), style="bold" if row[" "] else "")
-        return made
 
 
 def _rows(manifest: Mapping[str, Any], target: str, metric: Metric) -> list[dict[str, str]]:
@@ -92,7 +65,23 @@ def _words(manifest: Mapping[str, Any], target: str) -> list[Text]:
         lines.append(f"[yellow]not verified[/]: {escape(verdicts[0]['reason'])}")
     elif any(v["status"] == "failed" for v in verdicts) and choice:
         lines.append(f"[red]nothing to ship[/]: {escape(choice['why'])}")
-    for c in manifest["comparisons"]:
-        if c["target"] == target and "SLOWER" in c["verdict"]:
-            lines.append(f"[yellow]{escape(c['verdict'])}[/]" + (f": {escape(c['why'])}" if c["why"] else ""))
+    said = [c for c in manifest["comparisons"] if c["target"] == target]
+    slow = [c for c in said if "SLOWER" in c["verdict"]]
+    lines += [_slower(c) for c in slow if not weights_alone(manifest, short(c["candidate"]))]
+    lines += _stored(manifest, [c for c in said if weights_alone(manifest, short(c["candidate"]))])
     return [Text.from_markup(line) for line in [*lines, ""]]
+
+
+def _slower(comparison: Mapping[str, Any]) -> str:
+    why = f": {escape(comparison['why'])}" if comparison["why"] else ""
+    return f"[yellow]{escape(comparison['verdict'])}[/]{why}"
+
+
+def _stored(manifest: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say once, for all variants with quantized weights alone that are no faster, why; by how much the slower ones are."""
+    slow = [c for c in comparisons if "faster than" not in c["verdict"]]
+    if not slow:
+        return []
+    names = list(dict.fromkeys(short(c["candidate"]) for c in slow))
+    lines = [f"{escape(', '.join(names))}: stored in {stored(manifest, names)}, computed in float32: {gain(manifest, slow)}"]
+    return [*lines, *(f"[yellow]{escape(c['verdict'])}[/]" for c in slow if "SLOWER" in c["verdict"])]

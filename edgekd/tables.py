@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from .report.formats import duration, size
+from .report.formats import DASH, Metric, duration, size
+from .report.words import METHODS, method, numbers
 
 
 def _table(*columns: str) -> Table:
@@ -15,6 +20,45 @@ def _table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+class Fitting:
+    """A table that leaves out columns until it fits.
+
+    rows: column -> cell, in markup; a column without any cell is not shown. dropped: columns that go, in this order, where
+    the terminal is too narrow. left: columns that begin at the left. bold: numbers of rows. widest: column -> characters,
+    beyond which it is wrapped.
+    """
+
+    def __init__(
+        self, rows: Sequence[Mapping[str, str]], dropped: Sequence[str], left: Sequence[str], title: str | None = None,
+        bold: Sequence[int] = (), widest: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self.rows, self.dropped, self.left, self.title, self.bold, self.widest = rows, dropped, left, title, bold, widest or {}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        columns = [
+            name for name in (self.rows[0] if self.rows else {}) if any(row[name] not in ("", DASH) for row in self.rows)
+        ]
+        made = self._table(columns)
+        for name in self.dropped:
+            if Measurement.get(console, options.update(width=1000), made).maximum <= options.max_width:
+                break
+            columns = [column for column in columns if column != name]
+            made = self._table(columns)
+        yield made
+
+    def _table(self, columns: Sequence[str]) -> Table:
+        made = Table(
+            title=escape(self.title) if self.title else None, title_justify="left", title_style="bold", box=None, pad_edge=False,
+            header_style="dim",
+        )  # fmt: skip
+        for name in columns:
+            side: JustifyMethod = "left" if name in self.left else "right"
+            made.add_column(escape(name), justify=side, overflow="fold", max_width=self.widest.get(name))
+        for number, row in enumerate(self.rows):
+            made.add_row(*(row[name] for name in columns), style="bold" if number in self.bold else "")
+        return made
 
 
 def plan(found: dict[str, Any]) -> Table:
@@ -58,12 +102,35 @@ def training(manifest: dict[str, Any]) -> Table:
     return made
 
 
-def variants(manifest: dict[str, Any]) -> Table:
-    """The variants and what they weigh."""
-    made = _table("variant", "method", "size")
+def variants(manifest: dict[str, Any]) -> Group:
+    """The variants, how they were made and what they weigh, and how the training of each went."""
+    metric = Metric(manifest["metric"])
+    rows, said = [], []
     for name, variant in manifest["variants"].items():
-        made.add_row(name, variant["method"], size(variant["size_bytes"]))
-    return made
+        facts = variant.get("facts", {})
+        sizes, lessons = facts.get("sizes") or {}, facts.get("training") or []
+        rows.append(
+            {
+                "variant": escape(name),
+                "method": escape(method(variant)),
+                "weights": escape(numbers(manifest, name)),
+                "bits": f"{sizes['bits_per_weight']:.2f}" if sizes else DASH,
+                "file": size(variant["size_bytes"]),
+            }
+        )
+        for lesson in lessons:
+            which = f", {METHODS.get(lesson['method'], lesson['method'])}" if len(lessons) > 1 else ""
+            scores = f"{metric.score(lesson['initial_validation'])} as it began, {metric.score(lesson['best_validation'])} kept"
+            of = f"(epoch {lesson['best_epoch']} of {len(lesson['epochs'])})"
+            said.append(escape(f"{name}{which}: validation {metric.name} {scores} {of}"))
+            said += [f"[yellow]warning[/] {escape(name)}: {escape(warning)}" for warning in lesson["warnings"]]
+    shown = Fitting(
+        rows,
+        dropped=("weights", "bits"),
+        left=("variant", "method", "weights"),
+        widest={"variant": 24, "method": 24, "weights": 26},
+    )
+    return Group(shown, *(Text.from_markup(line) for line in said))
 
 
 def artifacts(manifest: dict[str, Any]) -> Table:

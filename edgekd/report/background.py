@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from . import charts
@@ -16,18 +15,14 @@ def training(manifest: Manifest, metric: Metric) -> dict[str, Any] | None:
     if not history or not history["epochs"]:
         return None
     epochs = history["epochs"]
-    names = list(dict.fromkeys(name for e in epochs for name in e["terms"]))
-    losses = {name: [float(e["terms"].get(name, math.nan)) for e in epochs] for name in names}
-    if len(names) > 1:
-        losses = {"total": [e["loss"] for e in epochs], **losses}
     teacher = manifest["scores"].get("teacher")
     best = history["best_epoch"]
     return {
-        "losses": charts.curves(losses, "epoch", lambda v: f"{v:.2g}", log=True),
+        "losses": charts.losses(epochs),
         "validation": charts.curves(
             {"validation": [e["validation"] for e in epochs]},
             "epoch",
-            lambda v: metric.score(v, 0 if metric.share and abs(v * 100 - round(v * 100)) < 1e-6 else 1),
+            metric.tick,
             mark=best,
             reference=("teacher*", teacher) if teacher is not None else None,
             first=epochs[0]["epoch"],

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from . import svg
+from . import labels, svg
 from .formats import Metric, duration, times
 from .svg import chart, line, path, tag, text
 
@@ -97,9 +98,6 @@ def scatter(
             tag("rect", x=left, y=min(y(floor), beyond), width=right - left, height=abs(beyond - y(floor)), class_="beyond")
         )
         parts.append(line(left, y(floor), right, y(floor), "gate"))
-        parts.append(
-            text(right - 4, y(floor) + (12 if metric.higher_is_better else -4), "beyond the gate", "end", "axis gate-text")
-        )
     marks = svg.ticks(*y_domain)
     places = 2 if len(marks) > 1 and marks[1] - marks[0] < 0.001 else 1 if len(marks) > 1 and marks[1] - marks[0] < 0.01 else 0
     for value in marks:
@@ -109,63 +107,25 @@ def scatter(
         parts.append(line(x(value), bottom, x(value), bottom + 4, "tick"))
         parts.append(text(x(value), bottom + 16, write_x(value), "middle", "axis"))
     parts.append(text((left + right) / 2, height - 6, x_label, "middle", "axis"))
-    for point, side, place in zip(points, *_labels(points, x, y, (left, right), (top + 4, bottom - 4)), strict=True):
-        colour = "s-none" if point.colour is None else f"s{point.colour % 6}"
-        parts.append(
-            tag("circle", cx=x(point.x), cy=y(point.y), r=5, class_=f"{'ring' if point.shape == 'ring' else 'fill'} {colour}")
-        )
-        shift = 9 if side == "start" else -9
-        if abs(place - y(point.y)) > 7:
-            parts.append(
-                line(
-                    x(point.x) + shift * 0.7,
-                    y(point.y) + math.copysign(3, place - y(point.y)),
-                    x(point.x) + shift,
-                    place,
-                    "lead",
-                )
-            )
-        parts.append(text(x(point.x) + shift, place + 4, point.label, side, "value"))
+    at = [(x(p.x), y(p.y)) for p in points]
+    taken = []
+    if floor is not None:
+        words, middle = "beyond the gate", y(floor) + (8 if metric.higher_is_better else -8)
+        wide = labels.width(words)
+        boxes = [(begin, middle - 6, begin + wide, middle + 6) for begin in (right - 4 - wide, left + 4)]
+        box = min(boxes, key=lambda box: sum(box[0] - 8 < px < box[2] + 8 and box[1] - 6 < py < box[3] + 6 for px, py in at))
+        parts.append(text(box[0], middle + 4, words, class_="axis gate-text"))
+        taken.append(box)
+    placed = labels.place(at, [p.label for p in points], (left, top, right + 8, bottom), taken)
+    for point, (px, py), label in zip(points, at, placed, strict=True):
+        colour = "s-none" if point.colour is None else f"s{point.colour % svg.COLOURS}"
+        parts.append(tag("circle", cx=px, cy=py, r=5, class_=f"{'ring' if point.shape == 'ring' else 'fill'} {colour}"))
+        if abs(label.y - py) > 7:
+            near = px + (label.x - px) * 0.7
+            parts.append(line(near, py + math.copysign(3, label.y - py), label.x, label.y, "lead"))
+        parts.append(text(label.x, label.y + 4, point.label, label.anchor, "value"))
     told = ", ".join(f"{p.label}: {metric.score(p.y)} at {write_x(p.x)}" for p in points)
     return chart(WIDTH, height, parts, f"{metric.name} against {x_label}: {told}")
-
-
-def _labels(
-    points: Sequence[Point],
-    x: Callable[[float], float],
-    y: Callable[[float], float],
-    across: tuple[float, float],
-    down: tuple[float, float],
-) -> tuple[list[str], list[float]]:
-    """Choose a side for each label, and heights that keep labels and points of one neighbourhood apart."""
-    sides = ["end" if x(p.x) + 14 + 6.2 * len(p.label) > across[1] + 8 else "start" for p in points]
-    heights = [y(p.y) for p in points]
-    for i, point in enumerate(points):  # a neighbour in the label's way: to the other side, if that is free
-        reach = 14 + 6.2 * len(point.label)
-        near = [x(q.x) - x(point.x) for q in points if q is not point and abs(y(q.y) - heights[i]) < 10]
-        if (
-            any(0 <= away < reach for away in near)
-            and not any(-reach < away < 0 for away in near)
-            and x(point.x) - reach > across[0]
-        ):
-            sides[i] = "end"
-    for side in ("start", "end"):
-        left = [i for i, s in enumerate(sides) if s == side]
-        while left:  # labels whose spans overlap across must keep apart down
-            group, grown = [left.pop(0)], True
-            while grown:
-                grown = False
-                for i in list(left):
-                    if any(
-                        abs(x(points[i].x) - x(points[j].x)) < 14 + 6.2 * max(len(points[i].label), len(points[j].label))
-                        for j in group
-                    ):
-                        group.append(i)
-                        left.remove(i)
-                        grown = True
-            for i, place in zip(group, svg.spread([heights[i] for i in group], 14, *down), strict=True):
-                heights[i] = place
-    return sides, heights
 
 
 @dataclass(frozen=True)
@@ -204,7 +164,7 @@ def distribution(rows: Sequence[Row]) -> Markup:
         for k, h in enumerate(tall):
             outline += [(x(edges[k]), base - h), (x(edges[k + 1]), base - h)]
         outline.append((x(edges[-1]), base))
-        parts.append(path(_without_flat(outline), f"ridge s{row.colour % 6}", close=True))
+        parts.append(path(_without_flat(outline), f"ridge s{row.colour % svg.COLOURS}", close=True))
         parts.append(line(x(row.median), base + 3, x(row.median), base - (band - 20), "median"))
         words = f"{row.label}  {duration(row.median)}"
         near_end = x(row.median) + 8 + 6.2 * len(words) > right
@@ -282,7 +242,7 @@ def curves(
     places = svg.spread(ends, 14, top + 2, bottom)
     if mark is not None and mark >= first:
         parts.append(line(x(mark), top, x(mark), bottom, "mark"))
-        parts.append(text(x(mark), top - 3, f"kept: {mark}", "middle" if x(mark) < right - 24 else "end", "axis"))
+        parts.append(text(x(mark), top - 3, f"kept: {mark or 'start'}", "middle" if x(mark) < right - 24 else "end", "axis"))
     if reference:
         parts.append(line(left, y(reference[1]), right, y(reference[1]), "reference"))
         parts.append(text(right + 6, places[-1] + 4, reference[0], class_="axis"))
@@ -291,9 +251,18 @@ def curves(
         shown = [
             (x(first + k), y(v)) for k, v in enumerate(series) if (k % stride == 0 or k == len(series) - 1) and math.isfinite(v)
         ]
-        parts.append(path(shown, f"curve s{i % 6}"))
+        parts.append(path(shown, f"curve s{i % svg.COLOURS}"))
         if len(shown) == 1:
-            parts.append(tag("circle", cx=shown[0][0], cy=shown[0][1], r=3.5, class_=f"fill s{i % 6}"))
-        parts.append(text(right + 6, places[i] + 4, name, class_=f"value ink{i % 6}"))
+            parts.append(tag("circle", cx=shown[0][0], cy=shown[0][1], r=3.5, class_=f"fill s{i % svg.COLOURS}"))
+        parts.append(text(right + 6, places[i] + 4, name, class_=f"value ink{i % svg.COLOURS}"))
     told = ", ".join(f"{name} from {write(series[0])} to {write(series[-1])}" for name, series in lines.items())
     return chart(WIDTH, height, parts, f"By {x_label}: {told}")
+
+
+def losses(epochs: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw the loss by epoch: each term before its weight and, where there are several, the total."""
+    names = list(dict.fromkeys(name for e in epochs for name in e["terms"]))
+    lines = {name: [float(e["terms"].get(name, math.nan)) for e in epochs] for name in names}
+    if len(names) != 1:
+        lines = {"total": [e["loss"] for e in epochs], **lines}
+    return curves(lines, "epoch", lambda v: f"{v:.2g}", log=True)

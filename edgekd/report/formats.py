@@ -57,6 +57,13 @@ def digits(value: float, count: int = 3) -> str:
     return f"{round(value, places):,.{max(0, places)}f}"
 
 
+def small(value: float | None) -> str:
+    """A number near zero, two digits: 0.021, 8.4e-06. What is not finite is stored as None."""
+    if value is None:
+        return "∞"
+    return "0" if value == 0 else digits(value, 2) if value >= 1e-4 else f"{value:.1e}"
+
+
 def number(value: float | None) -> str:
     """A count with thousands separated, or 1.25 M."""
     if value is None:
@@ -84,6 +91,10 @@ class Metric:
         if value is None or not math.isfinite(value):
             return DASH
         return f"{100 * value:.{places}f}{THIN}%" if self.share else digits(value, 4)
+
+    def tick(self, value: float) -> str:
+        """A value on an axis, with as many places as it needs, two at most: 99 %, 99.25 %."""
+        return self.score(value, next((n for n in (0, 1) if abs(100 * value - round(100 * value, n)) < 1e-6), 2))
 
     def drop(self, value: float | None, unit: bool = True) -> str:
         """A loss, positive is worse, as the change that the reader sees: −0.63 points."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import charts
-from .formats import DASH, Metric, digits, number
+from .formats import DASH, Metric, digits, number, small
 from .words import Manifest, providers, sentence, short, targets
 
 STATUS = {"passed": "passed", "failed": "failed", "not_verified": "not verified"}
@@ -98,9 +98,6 @@ def _divergence(found: Mapping[str, Any] | None) -> dict[str, str] | None:
 
 
 def _parity(told: Mapping[str, Any]) -> dict[str, str]:
-    def small(value: float | None) -> str:
-        return "∞" if value is None else "0" if value == 0 else digits(value, 2) if value >= 1e-4 else f"{value:.1e}"
-
     db = told["sqnr_db"]
     return {
         "max_abs": small(told["max_abs"]),

@@ -10,7 +10,8 @@ import numpy as np
 
 from . import charts
 from .formats import digits, duration, number, size
-from .words import Manifest, sentence, short
+from .svg import COLOURS
+from .words import Manifest, gain, sentence, short, stored, weights_alone
 
 Samples = Mapping[str, np.ndarray]
 
@@ -22,7 +23,7 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
     rows, ridges = [], []
     for m in manifest["measurements"]:
         name, warm = m["artifact"] if many_targets else short(m["artifact"]), m["warm"]
-        colour = colours.get(short(m["artifact"]), 0) % 6
+        colour = colours.get(short(m["artifact"]), 0) % COLOURS
         above = m.get("peak_memory_above_runtime_bytes")
         rows.append(
             {
@@ -68,9 +69,19 @@ def comparisons(manifest: Manifest) -> list[dict[str, Any]]:
                 "failed": manifest["verdicts"].get(c["candidate"], {}).get("status") == "failed",
                 "target": c["target"],
                 "batch": c["batch"] if many_batches else None,
-                "why": sentence(c["why"]) if c["why"] else None,
+                "why": " ".join(why(manifest, c)),
                 "kind": kind,
                 "chart": charts.ratio(c["ratio"], c["low"], c["high"], reach, kind),
             }
         )
     return found
+
+
+def why(manifest: Manifest, comparison: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that say why a candidate is no faster than its control."""
+    name, said = short(comparison["candidate"]), []
+    if weights_alone(manifest, name) and "faster than" not in comparison["verdict"]:
+        said.append(f"Stored in {stored(manifest, [name])}, computed in float32: {gain(manifest, [comparison])}.")
+    if comparison["why"] and not (said and "SLOWER" not in comparison["verdict"]):
+        said.append(sentence(comparison["why"]))
+    return said

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from markupsafe import Markup, escape
 
+COLOURS = 8
+"""Of series, in style.css: c0 to c7, then from the beginning."""
+
 
 def tag(name: str, content: str | Markup = "", **attributes: object) -> Markup:
     """Return one element. Underscores in attribute names become hyphens; numbers are rounded to a tenth."""

@@ -8,7 +8,8 @@ from typing import Any
 from . import charts
 from .formats import DASH, Metric, duration, number, size, times
 from .gate import score_axis
-from .words import Manifest, shipped_bytes, short, targets
+from .svg import COLOURS
+from .words import Manifest, method, numbers, shipped_bytes, short, targets
 
 
 def tradeoff(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -71,26 +72,12 @@ def variants(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) -> 
     return [
         {
             "name": name,
-            "colour": colours[name] % 6,
-            "method": {"none": "full precision", "ptq": "post-training"}.get(v["method"], v["method"]),
-            "scheme": _scheme(v["scheme"]),
+            "colour": colours[name] % COLOURS,
+            "method": method(v),
+            "scheme": numbers(manifest, name),
             "size": size(v["size_bytes"]),
             "smaller": times(teacher["bytes"] / v["size_bytes"]) if teacher and v["size_bytes"] else DASH,
             "score": metric.score(v.get("score")),
         }
         for name, v in manifest["variants"].items()
     ]
-
-
-def _scheme(scheme: Mapping[str, Any]) -> str:
-    weights, activations = scheme.get("weights"), scheme.get("activations")
-    if not weights and not activations:
-        label = scheme.get("label") or "fp32"
-        return "float32" if label == "fp32" else str(label)
-    parts = []
-    if weights:
-        grain = f"groups of {weights['group']}" if weights.get("group") else f"per {weights.get('granularity', 'tensor')}"
-        parts.append(f"{weights['bits']}-bit {weights.get('kind', 'uniform')} weights {grain}")
-    if activations:
-        parts.append(f"{activations['bits']}-bit activations")
-    return ", ".join(parts)

@@ -13,8 +13,10 @@ from .answer import answer
 from .background import environment, pipeline, training
 from .formats import Metric
 from .gate import STAGE_MEANING, gate
+from .lessons import lessons
 from .speed import comparisons, speed
 from .tradeoff import models, tradeoff, variants
+from .weights import weights
 from .words import Manifest, targets
 
 
@@ -33,11 +35,13 @@ def view(manifest: Manifest, samples: Mapping[str, np.ndarray]) -> dict[str, Any
         "stages_meaning": STAGE_MEANING,
         "tradeoff": tradeoff(manifest, metric, colours),
         "variants": variants(manifest, metric, colours),
+        "weights": weights(manifest, colours),
         "refused": manifest.get("refused", []),
         "speed": speed(manifest, samples, colours),
         "comparisons": comparisons(manifest),
         "training": training(manifest, metric),
         "untrained": _untrained(manifest),
+        "lessons": lessons(manifest, metric, colours),
         "pipeline": pipeline(manifest),
         "environment": environment(manifest),
         "recipe": yaml.safe_dump(dict(manifest["recipe"]), sort_keys=False, allow_unicode=True, width=88),

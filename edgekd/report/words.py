@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Manifest = Mapping[str, Any]
+
+METHODS = {
+    "none": "full precision",
+    "ptq": "post-training",
+    "round-to-nearest": "round to nearest",
+    "quantized-distillation": "quantized distillation",
+    "differentiable": "differentiable quantization",
+}
 
 
 def targets(manifest: Manifest) -> list[str]:
@@ -37,3 +45,68 @@ def shipped_bytes(manifest: Manifest, key: str) -> int | None:
 def providers(providers: Mapping[str, int]) -> str:
     """Say which execution providers took how many nodes."""
     return ", ".join(f"{name.removesuffix('ExecutionProvider')} {nodes} nodes" for name, nodes in providers.items())
+
+
+def method(variant: Mapping[str, Any]) -> str:
+    """Say how a variant was made: quantized distillation, then differentiable quantization."""
+    names = variant.get("facts", {}).get("methods") or variant["method"].split(" + ")
+    return ", then ".join(METHODS.get(name, name) for name in names)
+
+
+def numbers(manifest: Manifest, name: str) -> str:
+    """Say what numbers a variant is made of: 4-bit weights in buckets of 256, learned ends."""
+    scheme = manifest["variants"][name]["scheme"]
+    weights, activations = scheme.get("weights"), scheme.get("activations")
+    if not weights and not activations:
+        label = scheme.get("label") or "fp32"
+        return "float32" if label == "fp32" else str(label)
+    parts = []
+    if weights:
+        bits = [str(b) for b in weight_bits(manifest, name)]
+        each = f"{', '.join(bits[:-1])} and {bits[-1]}" if len(bits) > 1 else bits[0]
+        grain = f"in buckets of {weights['group']}" if weights.get("group") else f"per {weights.get('granularity', 'tensor')}"
+        if weights.get("kind") == "codebook":
+            levels = [f"{1 << b}" for b in weight_bits(manifest, name)]
+            points = levels[0] if len(levels) == 1 else f"{levels[0]} to {levels[-1]}"
+            parts.append(f"{each}-bit weights, a codebook of {points} learned points a tensor, scaled {grain}")
+        else:
+            parts.append(f"{each}-bit weights {grain}")
+        if _recipe(manifest, name).get("scale") == "learned":
+            parts.append("learned ends")
+    if activations:
+        parts.append(f"{activations['bits']}-bit activations")
+    return ", ".join(parts)
+
+
+def weight_bits(manifest: Manifest, name: str) -> list[int]:
+    """Return the bits of a variant's weights, ascending: several where a budget gave each tensor its own."""
+    variant = manifest["variants"][name]
+    tensors = variant.get("facts", {}).get("tensors")
+    if tensors:
+        return sorted({tensor["bits"] for tensor in tensors})
+    return sorted(variant["scheme"].get("mixed") or [variant["scheme"]["weights"]["bits"]])
+
+
+def weights_alone(manifest: Manifest, name: str) -> bool:
+    """Say whether a variant stores weights in few bits and computes in floating point all the same."""
+    scheme = manifest["variants"].get(name, {}).get("scheme", {})
+    return bool(scheme.get("weights")) and not scheme.get("activations")
+
+
+def stored(manifest: Manifest, names: Sequence[str]) -> str:
+    """Say in how many bits the weights of some variants are stored: 1 bit, 4 bits, 2 to 8 bits."""
+    bits = sorted({b for name in names for b in weight_bits(manifest, name)})
+    if len(bits) > 1:
+        return f"{bits[0]} to {bits[-1]} bits"
+    return f"{bits[0]} bit{'' if bits[0] == 1 else 's'}"
+
+
+def gain(manifest: Manifest, comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Say what storing weights in fewer bits has brought to candidates that are no faster than their control."""
+    sizes = [[shipped_bytes(manifest, c[role]) for role in ("candidate", "control")] for c in comparisons]
+    smaller = all(mine and theirs and mine < theirs for mine, theirs in sizes)
+    return "smaller, not faster" if smaller else "not faster"
+
+
+def _recipe(manifest: Manifest, name: str) -> Mapping[str, Any]:
+    return next((v for v in manifest["recipe"].get("quantize", []) if v.get("name") == name), {})

@@ -154,7 +154,15 @@ def _build() -> dict[str, Any]:
     }  # fmt: skip
     names = list(SIZES)
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
-    labels = {"fp32": "fp32", "int8": "w8a8", "w8": "w8", "int8-broken": "w8a8"}
+    eight = {"bits": 8, "kind": "uniform", "symmetric": None, "granularity": "channel", "group": None}
+    w8 = {"weights": eight, "activations": None, "mixed": None, "label": "w8"}
+    w8a8 = {**w8, "activations": {"bits": 8, "symmetric": False}, "label": "w8a8"}
+    schemes = {
+        "fp32": {"weights": None, "activations": None, "mixed": None, "label": "fp32"},
+        "int8": w8a8,
+        "w8": w8,
+        "int8-broken": w8a8,
+    }
     pairs = [(CPU, name) for name in names] + [(PHONE, "fp32"), (PHONE, "int8")]
     return {
         "schema": 1,
@@ -180,7 +188,7 @@ def _build() -> dict[str, Any]:
         "training": _training(),
         "variants": {
             name: {
-                "name": name, "method": "none" if name == "fp32" else "ptq", "scheme": {"weights": None, "activations": None, "label": labels[name]},
+                "name": name, "method": "none" if name == "fp32" else "ptq", "scheme": schemes[name],
                 "graphs": {"model": "model.onnx"}, "size_bytes": SIZES[name], "score": 0.9199 if name == "int8-broken" else RUNTIME[name],
                 "reference": "torch" if name == "fp32" else "graph", "facts": {},
             }
