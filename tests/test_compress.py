@@ -25,7 +25,11 @@ QUICK = [
     "bench.min_seconds=0.05",
     "bench.min_count=5",
     "gate.max_drop=1",
+    "quantize.qd4.training.epochs=1",
+    "quantize.dq4.training.epochs=1",
+    "quantize.qd2.training.epochs=1",
 ]
+VARIANTS = ("fp32", "int8", "qd4", "dq4", "qd2")
 
 
 def edgekd(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -99,7 +103,7 @@ def test_scores_are_what_the_runtime_gives_on_the_test_samples(run):
 
     test = data.load(recipe.Data(source="digits"), None, seed=0).test
     batch = test.take(np.arange(len(test)))
-    for variant in ("fp32", "int8"):
+    for variant in VARIANTS:
         session = onnxruntime.InferenceSession(
             run / "targets" / "onnxruntime-cpu" / variant / "model.onnx", providers=["CPUExecutionProvider"]
         )
@@ -135,6 +139,57 @@ def test_only_what_a_setting_touches_is_made_again(copy):
     assert compress(copy, "quantize.int8.calibration.samples=64").returncode == 0
     made = [stage["name"] for stage in manifest(copy)["stages"] if not stage["cached"]]
     assert made == ["quantize/int8", "export/onnxruntime-cpu/int8", "verify/onnxruntime-cpu/int8", "bench/onnxruntime-cpu"]
+
+
+def test_a_variant_is_trained_again_though_the_teachers_outputs_are_gone(copy):
+    before = shipped(copy)
+    shutil.rmtree(copy / "teacher_cache")
+    shutil.rmtree(copy / "variants" / "qd4")
+    assert edgekd("quantize", str(copy)).returncode == 0
+    made = [stage["name"] for stage in manifest(copy)["stages"] if not stage["cached"]]
+    assert made == ["teacher-cache", "quantize/qd4"]
+    assert shipped(copy) == before
+
+
+def test_what_is_told_of_a_trained_variant_is_true(run):
+    from safetensors.numpy import load_file
+
+    told = manifest(run)["variants"]["qd2"]
+    facts, weights = told["facts"], load_file(run / "variants" / "qd2" / told["weights"])
+    student = load_file(run / "student" / "model.safetensors")
+    assert [t["name"] for t in facts["tensors"]] == [
+        "0.3.body.0.weight",
+        "0.3.body.3.weight",
+        "1.0.weight",
+        "1.3.body.0.weight",
+        "1.3.body.3.weight",
+    ]
+    for tensor in facts["tensors"]:
+        values = weights[tensor["name"]]
+        assert list(values.shape) == tensor["shape"]
+        assert max(len(np.unique(channel)) for channel in values) == 4
+    for name in facts["kept"]:
+        assert len(np.unique(weights[name])) == len(np.unique(student[name]))
+    assert facts["sizes"]["file_bytes"] == told["size_bytes"] == (run / "variants" / "qd2" / "model.onnx").stat().st_size
+    assert len(facts["training"][0]["epochs"]) == 1
+
+
+def test_a_budget_goes_through_and_one_too_small_is_told_before_training(copy, tmp_path):
+    quantize = "quantize=[{name: mixed, method: round-to-nearest, keep: [last], budget: {size_mb: 0.008}}]"
+    assert compress(copy, quantize).returncode == 0
+    facts = manifest(copy)["variants"]["mixed"]["facts"]
+    assert facts["kept"] == ["4.weight"]
+    assert facts["sizes"]["packed_bytes"] <= 8000
+    assert len({row["bits"] for row in facts["budget"]["table"]}) > 1
+    for setting in (
+        quantize.replace("0.008", "0.001"),
+        quantize.replace("round-to-nearest", "differentiable").replace("0.008", "0.001"),
+    ):
+        done = compress(tmp_path / "new", setting)
+        assert done.returncode == 2
+        assert "budget.size_mb 0.001 is below the smallest possible size" in done.stderr
+        assert not (tmp_path / "new" / "student").exists()
+        assert edgekd("compress", "models/digits", "-o", str(tmp_path / "new"), "--dry-run", "--set", setting).returncode == 2
 
 
 def test_a_damaged_artifact_is_made_again(copy):
@@ -174,6 +229,11 @@ def test_a_run_of_another_recipe_is_refused_and_untouched(copy):
         ("student.arguments.widht=3", "widht"),
         ("quantize.int8.weights.bits=3", "3 bits"),
         ("quantize.int8.keep=[nonsense]", "nonsense"),
+        ("quantize.qd4.keep=[nonsense]", "nonsense"),
+        ("quantize.qd4.weights.bits=9", "`quantize[2].weights.bits`"),
+        ("quantize.qd4.weights.group=0", "`quantize[2].weights.group`"),
+        ("quantize.dq4.activations.bits=8", "a codebook has no arithmetic of its own"),
+        ("quantize.qd2.method=qd", "no method `qd`"),
         ("teacher.classes=[a, b]", "classes"),
     ],
 )
@@ -210,11 +270,10 @@ def test_another_target_joins_and_those_before_stay(copy, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     told = manifest(copy)
-    assert set(told["verdicts"]) == {f"{t}/{v}" for t in ("onnxruntime-cpu", "mine") for v in ("fp32", "int8")}
+    assert set(told["verdicts"]) == {f"{t}/{v}" for t in ("onnxruntime-cpu", "mine") for v in VARIANTS}
     assert set(told["chosen"]) == {"onnxruntime-cpu", "mine"}
-    assert {stage["name"] for stage in told["stages"] if not stage["cached"]} == {
-        "export/mine/fp32", "export/mine/int8", "verify/mine/fp32", "verify/mine/int8", "bench/mine",
-    }  # fmt: skip
+    made = {f"{stage}/mine/{variant}" for stage in ("export", "verify") for variant in VARIANTS}
+    assert {stage["name"] for stage in told["stages"] if not stage["cached"]} == {*made, "bench/mine"}
 
 
 def test_a_changed_file_is_named_and_never_judged(copy):
