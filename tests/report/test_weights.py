@@ -273,6 +273,8 @@ def test_each_training_shows_the_score_before_and_after(quantized: dict[str, Any
 
 
 def test_weights_alone_make_a_file_smaller_and_not_faster(quantized: dict[str, Any], run_of: Any):
+    broken = next(c for c in quantized["comparisons"] if c["candidate"].endswith("int8-broken"))
+    broken["verdict"] = "int8-broken is 1.10x SLOWER than fp32 (1.0-1.2)"
     section = _section(_page(run_of(quantized)), "speed")
     cards = {
         _text(said): _text(rest)
@@ -284,8 +286,8 @@ def test_weights_alone_make_a_file_smaller_and_not_faster(quantized: dict[str, A
     assert same.endswith("Stored in 2 bits, computed in float32: smaller, not faster.")
     (faster,) = [why for said, why in cards.items() if said.startswith("mixed")]
     assert "computed in float32" not in faster
-    (broken,) = [why for said, why in cards.items() if said.startswith("int8-broken")]
-    assert "computed in float32" not in broken, "its activations are integers too"
+    (integers,) = [why for said, why in cards.items() if said.startswith("int8-broken")]
+    assert "computed in float32" not in integers, "its activations are integers too"
     quantized["artifacts"][f"{CPU}/qd4"]["files"][-1]["bytes"] = STUDENT_FILE
     assert "Stored in 4 bits, computed in float32: not faster." in _text(_section(_page(run_of(quantized)), "speed"))
 
