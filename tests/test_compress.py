@@ -472,16 +472,19 @@ def test_a_foreign_pair_runs_unchanged(foreign):
 
 @pytest.mark.slow
 def test_two_processes_compress_like_one(tmp_path):
-    """`accelerate launch -m edgekd`: the first process does everything but the training alone."""
+    """`accelerate launch -m edgekd`: the first process does everything but the trainings alone."""
+    mixed = "{name: qd2, method: [quantized-distillation, differentiable], budget: {mean_bits: 3}, training: {epochs: 1}}"
     out = tmp_path / "two"
     # accelerate takes several processes for several GPUs; ACCELERATE_USE_CPU makes them CPU processes
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
-        [*launch, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings()],
+        [*launch, "-m", "edgekd", "compress", "models/digits", "-o", str(out), *settings(f"quantize.qd2={mixed}")],
         capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = manifest(out)
     assert told["training"]["processes"] == 2
+    lessons = [lesson for name in ("qd4", "dq4", "qd2") for lesson in told["variants"][name]["facts"]["training"]]
+    assert [lesson["processes"] for lesson in lessons] == [2, 2, 2, 2]
     assert {v["status"] for v in told["verdicts"].values()} == {"passed"}
