@@ -80,6 +80,8 @@ def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str
     """
     if known is None or not known.quantized:
         return []
+    if known.weights_alone:
+        return ["weights alone are stored as integers, and expanded to float at every call: the arithmetic is in float"]
     reasons = []
     if host.vnni() is False:
         reasons.append("this CPU has no VNNI or dot product instructions, so int8 arithmetic takes more steps than float")

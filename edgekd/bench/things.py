@@ -57,6 +57,8 @@ class GraphFacts:
     """Nodes that do the arithmetic: convolutions and matrix products."""
     heavy_float: int
     """Those of them that take no quantized weights or activations."""
+    weights_alone: bool = False
+    """Integers hold weights only: all arithmetic is in floating point."""
 
     @property
     def quantized(self) -> bool:
@@ -95,6 +97,9 @@ def facts(file: Path) -> GraphFacts:
         conversions=sum(kind in {"QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear"} for kind in kinds),
         heavy=len(heavy) + integer,
         heavy_float=len(heavy_float),
+        weights_alone="DequantizeLinear" in kinds
+        and not integer
+        and not {"QuantizeLinear", "DynamicQuantizeLinear"} & set(kinds),
     )
 
 

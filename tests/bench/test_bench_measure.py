@@ -395,6 +395,24 @@ def test_a_quantized_file_that_is_slower_gets_a_reason(tmp_path: Path, monkeypat
     assert "VNNI" not in compare.compare(things, samples, found, 1, providers)[0]["why"]
 
 
+def test_integers_in_weights_alone_are_told_from_integer_arithmetic(tmp_path: Path):
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from edgekd.quantize.weights_only import quantize_weights
+
+    weights = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    onnx.save(quantize_weights(model, keep=()), tmp_path / "w8.onnx")
+    known = facts(tmp_path / "w8.onnx")
+    assert known.quantized
+    assert known.weights_alone
+    assert [reason for reason in compare.why(known, 1.0, {"CPU": 1}) if "arithmetic is in float" in reason]
+    assert not facts(identity(tmp_path / "q.onnx", nodes=3, quantized=True)).weights_alone
+
+
 def test_the_fingerprint_of_one_file_is_its_sha256_and_weights_beside_it_count(tmp_path: Path):
     import hashlib
 
