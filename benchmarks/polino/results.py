@@ -19,6 +19,18 @@ ORDER = ("1M", "0.3M", "0.1M")
 PM_TENSOR, PM_BUCKET, QD, DQ = "pm-tensor", "pm-bucket", "qd", "dq"
 LABELS = {PM_TENSOR: "PM no bucket", PM_BUCKET: "PM bucket", QD: "QD", DQ: "DQ", "qd+": "qd+"}
 
+PARTS = {
+    "pm-bucket": ("PM bucket", "distilled"),
+    "dq": ("DQ", "distilled"),
+    "qd": ("QD", "control-qd"),
+    "chain": ("QD, then DQ of its points", "control-qd"),
+    "channel": ("QD with learned ends, a channel a bucket", "control-qd"),
+    "learned": ("QD with learned ends of each 256", "control-qd"),
+    "longer": ("the same, twice as long", "control-qd+"),
+    "qd+": ("the same, weights averaged: qd+", "control-qd+"),
+}
+"""Cell -> (in words, the student in full precision that was trained for as long)."""
+
 PAPER = {
     "teacher": 89.71,
     "1M": {"normal": 84.5, "distilled": 88.8, "pm-tensor-2": 9.30, "pm-tensor-4": 67.99, "pm-tensor-8": 88.91, "pm-bucket-2": 10.53,
@@ -77,7 +89,25 @@ def table(made: Mapping[str, Any]) -> str:
             lines.append(f"| | full precision, labels alone | {_cell(made, student, 'normal')} | | |")
         for method, label in LABELS.items():
             lines.append(f"| | {label} | " + " | ".join(_cell(made, student, f"{method}-{bits}") for bits in (2, 4, 8)) + " |")
-    return "\n".join([*lines, "", *ablation(made, students), "", *checks(made, students)])
+    return "\n".join([*lines, "", *sizes(made, students), "", *ablation(made, students), "", *checks(made, students)])
+
+
+def sizes(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
+    """Return the table of sizes: KB by arithmetic, as packed files hold it, and Huffman coded as the paper counts."""
+    lines = ["| KB packed (Huffman coded) | 2 bit | 4 bit | 8 bit |", "|---|---|---|---|"]
+    for student in students:
+        for method, label in LABELS.items():
+            cells = []
+            for bits in (2, 4, 8):
+                told = [
+                    c["size"]
+                    for c in made["cells"]
+                    if (c["student"], c["cell"]) == (student, f"{method}-{bits}") and "size" in c
+                ]
+                cells.append(f"{told[0]['packed_bytes'] / 1e3:.0f} ({told[0]['huffman_bytes'] / 1e3:.0f})" if told else "-")
+            if set(cells) != {"-"}:
+                lines.append(f"| {student}, {label} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _cell(made: Mapping[str, Any], student: str, cell: str) -> str:
@@ -90,24 +120,25 @@ def _cell(made: Mapping[str, Any], student: str, cell: str) -> str:
 
 
 def ablation(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
-    """Return the table that says what each part of qd+ brings: points lost to full precision."""
-    rows = list(dict.fromkeys(c["cell"].rpartition("-")[0] for c in made["cells"] if c["cell"][-2:] in ("-2", "-4")))
-    rows = [r for r in rows if r not in (PM_TENSOR, PM_BUCKET)]
-    lines = ["| points lost to full precision | " + " | ".join(f"{s}, {b} bit" for s in students for b in (2, 4)) + " |"]
-    lines.append("|---" * (1 + 2 * len(list(students))) + "|")
-    for row in rows:
+    """Return the table that says what each part of qd+ brings: points lost to the distilled student (and to its control)."""
+    students = list(students)
+    columns = [(s, b) for s in students for b in (2, 4)]
+    lines = ["| points lost to full precision | " + " | ".join(f"{s}, {b} bit" for s, b in columns) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
+    for row, (words, control) in PARTS.items():
         cells = []
-        for student in students:
-            for bits in (2, 4):
-                lost = gaps(made, student, f"{row}-{bits}")
-                cells.append(f"{mean(lost):.2f}" if lost else "-")
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return lines
+        for student, bits in columns:
+            lost = gaps(made, student, f"{row}-{bits}")
+            fair = gaps(made, student, f"{row}-{bits}", control) if control != "distilled" else []
+            cells.append((f"{mean(lost):.2f}" if lost else "-") + (f" ({mean(fair):.2f})" if fair else ""))
+        if set(cells) != {"-"}:
+            lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return [*lines, "", "In brackets: to the student trained on in full precision for as long (control-qd, control-qd+)."]
 
 
-def gaps(made: Mapping[str, Any], student: str, cell: str) -> list[float]:
-    """Return, seed by seed, how many points the cell lies below the full-precision distilled student of that seed."""
-    whole = {c["seed"]: c["accuracy"] for c in made["cells"] if c["student"] == student and c["cell"] == "distilled"}
+def gaps(made: Mapping[str, Any], student: str, cell: str, control: str = "distilled") -> list[float]:
+    """Return, seed by seed, how many points the cell lies below the student in full precision of that seed."""
+    whole = {c["seed"]: c["accuracy"] for c in made["cells"] if c["student"] == student and c["cell"] == control}
     mine = [c for c in made["cells"] if c["student"] == student and c["cell"] == cell]
     return [100 * (whole[c["seed"]] - c["accuracy"]) for c in mine if c["seed"] in whole]
 
