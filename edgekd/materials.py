@@ -21,7 +21,7 @@ class Materials:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._variants: dict[str, list[Graph]] = {}
+        self._variant: tuple[str, list[Graph]] | None = None  # the one asked for last
 
     @cached_property
     def task(self) -> Task:
@@ -70,9 +70,10 @@ class Materials:
         folder = self.plan.out / "variants" / name
         if variant.load(folder).weights is None:
             return self.student_graphs
-        if name not in self._variants:
-            self._variants[name] = self.task.graphs(models.restore(folder, like=self.fresh_student), self.splits)
-        return self._variants[name]
+        if self._variant is None or self._variant[0] != name:
+            made = models.restore(folder, like=self.fresh_student)
+            self._variant = name, self.task.graphs(made, self.splits)
+        return self._variant[1]
 
     def source_graphs(self) -> dict[str, Path]:
         """The finished student as ONNX, full precision: graph name -> file."""

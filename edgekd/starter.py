@@ -37,6 +37,7 @@ distill:
 quantize:
   - {{name: fp32, method: none}}    # the control that int8 is timed against
   - {{name: int8, method: ptq, weights: {{bits: 8}}, activations: {{bits: 8}}}}
+  # - {{name: qd4, method: quantized-distillation, weights: {{bits: 4}}}}   # trained on with weights of 4 bits, for size
 
 targets: [onnxruntime-cpu]        # `edgekd targets` lists them
 gate: {{max_drop: 0.02}}            # of accuracy, from the teacher to the runtime

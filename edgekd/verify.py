@@ -192,7 +192,8 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
         if graph is None:
             return None
         tensors, fresh = divergence.torch_tensors(graph, inputs)
-        return divergence.first(tensors, file, inputs, {**modules, **fresh}, max_error=asked.gate.max_error)
+        known = modules_of(own) or {**modules, **fresh}  # an export of its own has nodes of its own
+        return divergence.first(tensors, file, inputs, known, max_error=asked.gate.max_error)
     if "file" in parity and not parity["file"].relative <= asked.gate.max_error:
         return divergence.first(divergence.file_tensors(own, inputs), file, inputs, modules, max_error=asked.gate.max_error)
     if source is None:

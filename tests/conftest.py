@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def train(
             sgd.step()
             schedule.step()
     module.eval()
-    return LoadedModel(module, "py:tests", preprocess, None, sum(p.numel() for p in module.parameters()))
+    return LoadedModel(module, f"py:{__file__}:SmallNet", preprocess, None, sum(p.numel() for p in module.parameters()))
 
 
 def in_colour(splits: Splits) -> Splits:
@@ -118,7 +119,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         source[graph.name] = folder / f"{graph.name}.onnx"
         onnx.write(graph, source[graph.name])
     target = load_target("onnxruntime-cpu")
-    job = Job(source, (target,), lambda _, settings: from_task(task, splits.train, settings, seed=0))
+    calibration = partial(from_task, task, splits.train, seed=0)
+    job = Job(source, (target,), lambda _, settings: calibration(settings), task, lambda: splits, lambda: model)
     student = task.evaluate(torch_runner(list(graphs)), splits.test)
     return Trained(task, splits, model, graphs, student, source, job, target)
 

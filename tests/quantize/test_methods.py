@@ -264,6 +264,20 @@ def test_without_a_teacher_the_student_in_full_precision_is_one(job, tmp_path, m
     assert all(p.requires_grad for p in alone.student().module.parameters())
 
 
+def test_the_teachers_outputs_are_shared_unless_others_are_wanted(job, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cached = replace(job, training=SETTINGS.model_copy(update={"teacher": "cached", "views": 2}), teacher_cache=cache)
+    chain.train(variant(bits=2), cached, tmp_path / "a")
+    made = {file.name: file.stat().st_mtime_ns for file in cache.iterdir()}
+    assert "logits.1.npy" in made or "logits.0.npy" in made
+    features = {"objectives": [{"kind": "features", "student": "2", "teacher": "2"}, {"kind": "task"}], "epochs": 1}
+    chain.train(variant(bits=2, training=features), cached, tmp_path / "b")
+    chain.train(variant("differentiable", 2), cached, tmp_path / "c")
+    assert {file.name: file.stat().st_mtime_ns for file in cache.iterdir()} == made
+    assert list((tmp_path / "b").rglob("2.0.npy"))
+    assert not list((tmp_path / "c").rglob("*.npy"))
+
+
 @pytest.mark.parametrize("at", [3, 11, 14])
 def test_an_interrupted_chain_goes_on_from_there_and_ends_with_the_same_numbers(job, tmp_path, monkeypatch, at):
     """5 steps an epoch; 2 epochs of the first method, then 2 of the second."""
