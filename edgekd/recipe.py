@@ -207,8 +207,8 @@ class Weights(Strict):
     @model_validator(mode="before")
     @classmethod
     def _a_group_size_means_groups(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("group") is not None:
-            return {"granularity": "group", **values}
+        if isinstance(values, dict) and values.get("group") is not None and values.get("granularity", "channel") == "channel":
+            return {**values, "granularity": "group"}  # a manifest has written the default out
         return values
 
     @model_validator(mode="after")

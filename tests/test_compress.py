@@ -174,6 +174,13 @@ def test_what_is_told_of_a_trained_variant_is_true(run):
     assert len(facts["training"][0]["epochs"]) == 1
 
 
+def test_a_dry_run_knows_what_variants_will_weigh(run, tmp_path):
+    done = edgekd("compress", "models/digits", "-o", str(tmp_path / "new"), "--dry-run", "--json", *settings())
+    estimates = json.loads(done.stdout)["estimates"]["variants"]
+    for name in ("qd4", "dq4", "qd2"):
+        assert estimates[name] == manifest(run)["variants"][name]["facts"]["sizes"]["packed_bytes"]
+
+
 def test_a_budget_goes_through_and_one_too_small_is_told_before_training(copy, tmp_path):
     quantize = "quantize=[{name: mixed, method: round-to-nearest, keep: [last], budget: {size_mb: 0.008}}]"
     assert compress(copy, quantize).returncode == 0

@@ -178,6 +178,13 @@ def test_settings_reach_into_the_training_of_a_variant(write):
     assert (read.quantize[0].training.epochs, read.quantize[2].training[1].epochs) == (7, 9)
 
 
+def test_a_group_size_reaches_a_recipe_that_a_manifest_has_written_out(write, tmp_path):
+    values = recipe.load(write(QUANTIZED)).model_dump(mode="json")
+    assert from_manifest(values, tmp_path / "m", ["quantize.dq4.weights.group=32"]).quantize[1].scheme.label == "w4cg32"
+    with pytest.raises(BadInput, match="go together"):
+        recipe.load(write(QUANTIZED), ["quantize.dq4.weights={bits: 4, granularity: tensor, group: 32}"])
+
+
 def test_the_training_of_a_variant_is_the_recipes_but_for_what_it_changes(write):
     read = recipe.load(
         write(QUANTIZED), ["train.epochs=40", "train.batch_size=17", "train.gradient_clip=2", "train.learning_rate=0.5"]
