@@ -67,9 +67,11 @@ def quantize(plan: Plan, materials: Materials, make: Make) -> None:
     """Make every variant of the student."""
     from . import quantize
 
+    missing = [variant for variant in plan.recipe.quantize if not plan.cached(plan.step(f"quantize/{variant.name}"))]
+    stages.check_variants(plan, materials, missing)
     cache = next((step for step in plan.steps if step.name == "teacher-cache"), None)
     for variant in plan.recipe.quantize:
-        if cache and variant.trains and not any(plan.cached(step) for step in (cache, plan.step(f"quantize/{variant.name}"))):
+        if cache and variant.trains and variant in missing and not plan.cached(cache):
             make(cache, partial(stages.cache_teacher, plan, materials))  # a finished student does without
         make(plan.step(f"quantize/{variant.name}"), partial(quantize.fill, variant, plan, materials))
 

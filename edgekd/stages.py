@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +17,33 @@ if TYPE_CHECKING:
     from .materials import Materials
     from .models import LoadedModel
     from .plan import Plan, Step
+    from .recipe import VariantRecipe
 
 
 def check(plan: Plan, materials: Materials) -> None:
     """Check before training what only the loaded models can tell: that teacher, student and data fit, and that the layers named exist."""
     from . import distill, quantize
-    from .quantize import chain, keep
+    from .quantize import keep
 
     student = materials.fresh_student
-    teacher = materials.teacher if plan.recipe.teacher else None
-    distill.check(plan.recipe.teaching, student, teacher)
+    distill.check(plan.recipe.teaching, student, materials.teacher if plan.recipe.teacher else None)
+    check_variants(plan, materials, plan.recipe.quantize)
     for variant in plan.recipe.quantize:
+        if not quantize.from_the_network(variant):
+            keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
+
+
+def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantRecipe]) -> None:
+    """Check what is made from the network before the first of them is trained: layers to keep, budgets, layers to match."""
+    from . import distill, quantize
+    from .quantize import chain
+
+    for variant in variants:
         if quantize.from_the_network(variant):
+            student = materials.fresh_student
             chain.check(variant, student.module.net)
             for _, settings in variant.lessons(plan.recipe.teaching):
-                distill.check(settings, student, teacher or student)
-        else:
-            keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
+                distill.check(settings, student, materials.teacher if plan.recipe.teacher else student)
 
 
 def cache_teacher(plan: Plan, materials: Materials, folder: Path) -> None:

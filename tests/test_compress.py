@@ -181,6 +181,14 @@ def test_a_dry_run_knows_what_variants_will_weigh(run, tmp_path):
         assert estimates[name] == manifest(run)["variants"][name]["facts"]["sizes"]["packed_bytes"]
 
 
+def test_no_variant_is_trained_before_all_are_checked(copy):
+    shutil.rmtree(copy / "variants" / "qd4")
+    done = compress(copy, "quantize.qd2={name: qd2, method: differentiable, budget: {size_mb: 0.0001}}")
+    assert done.returncode == 2
+    assert "below the smallest possible size" in done.stderr
+    assert not (copy / "variants" / "qd4").exists()
+
+
 def test_a_budget_goes_through_and_one_too_small_is_told_before_training(copy, tmp_path):
     quantize = "quantize=[{name: mixed, method: round-to-nearest, keep: [last], budget: {size_mb: 0.008}}]"
     assert compress(copy, quantize).returncode == 0
