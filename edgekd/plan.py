@@ -187,7 +187,7 @@ def _steps(
     for variant in recipe.quantize:
         made_from: list[Any] = [narrow(variant, targets), _code("quantize")]
         if quantize.from_the_network(variant):
-            made_from = [_code("network")]
+            made_from = [quantize.opset_for(targets), _code("network")]
         if variant.trains:
             lessons = [(method, _settings(settings)) for method, settings in variant.lessons(recipe.teaching)]
             made_from += [teacher, lessons, _code("model")]

@@ -22,6 +22,8 @@ from .names import nearest
 from .resources import listing, resource
 
 _X86 = {"x86_64", "amd64", "i386", "i686"}
+OPSET = 21
+"""Of a target that names none: the first with integers of 4 bits, which runtimes have had since 2024."""
 _LISTS = ("stores", "accelerates", "prefer")
 
 
@@ -32,7 +34,7 @@ class Target:
     name: of the file. backend: key of backends.BACKENDS. device: "local" when this machine stands for it.
     stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes, or patterns of them: `w*` for weights of
     any bits, `w?g*` in groups (what follows an `a`, the activations, is never part of a pattern). accelerates: those it has fast
-    kernels for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 20}.
+    kernels for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 21}, the highest that its runtime takes.
     architecture, vnni (int8 products summed in 32 bits): of the device; None asks this machine, where device is "local".
     file: what `load_target` reads it from again: the name of a shipped one, or the absolute path of a .toml file.
     fingerprint: changes whenever the file does.
@@ -51,6 +53,11 @@ class Target:
     source: str = ""
     file: str = ""
     fingerprint: str = field(default="", repr=False)
+
+    @property
+    def opset(self) -> int:
+        """The highest ONNX opset that its runtime takes."""
+        return int(self.limits.get("opset", OPSET))
 
     def saturates(self) -> str | None:
         """Say why full-range int8 sums saturate on this device; None where they do not.

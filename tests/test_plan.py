@@ -78,3 +78,19 @@ def test_what_a_method_cannot_do_is_told_before_anything_is_loaded(planned, monk
         planned("quantize.rtn.training.epochs=3")
     with pytest.raises(BadInput, match=r"quantize `dq`: activations of 8 bits: a codebook has no arithmetic"):
         planned("quantize.dq.activations.bits=8")
+
+
+def test_a_target_with_an_older_runtime_gets_files_that_it_can_load(planned):
+    from dataclasses import replace
+
+    from edgekd.quantize import opset_for
+    from edgekd.targets import load_target
+
+    cpu = load_target("onnxruntime-cpu")
+    assert opset_for([cpu]) == opset_for([]) == 21
+    assert opset_for([cpu, replace(cpu, limits={"opset": 20})]) == 20
+    old = planned().out.parent / "old.toml"
+    old.write_text((HOME.parent.parent / "targets" / "onnxruntime-cpu.toml").read_text().replace("opset = 21", "opset = 20"))
+    again = changed(planned(), planned(f"targets=[{old}]"))
+    assert {"quantize/rtn", "quantize/qd", "quantize/dq"} <= again
+    assert "quantize/fp32" not in again

@@ -78,6 +78,13 @@ def from_the_network(config: VariantRecipe) -> bool:
     return METHODS[config.methods[0]] == METHODS["round-to-nearest"]
 
 
+def opset_for(targets: Iterable[Target]) -> int:
+    """Return the highest opset that all targets take: one file serves them all."""
+    from ..targets import OPSET
+
+    return min((target.opset for target in targets), default=OPSET)
+
+
 def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     """Make one variant in `folder`, variant.json included. Raises BadInput for what the method cannot do."""
     from . import variant

@@ -87,7 +87,7 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     """
     from .. import models
     from ..export.onnx import files_of
-    from . import packed, size
+    from . import opset_for, packed, size
 
     _, task, splits = _given(config, job)
     student, encoded, facts = train(config, job, folder)
@@ -95,7 +95,7 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     graphs = {}
     for graph in task.graphs(student, splits):
         graphs[graph.name] = folder / f"{graph.name}.onnx"
-        packed.write(graph, encoded, graphs[graph.name])
+        packed.write(graph, encoded, graphs[graph.name], opset=opset_for(job.targets))
     state = student.module.net.state_dict()
     rest = sum(t.numel() for name, t in state.items() if name not in encoded and t.is_floating_point())
     facts["sizes"] = size.sizes(encoded, rest, [file for graph in graphs.values() for file in files_of(graph)])
