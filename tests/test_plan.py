@@ -91,6 +91,7 @@ def test_a_target_with_an_older_runtime_gets_files_that_it_can_load(planned):
     assert opset_for([cpu, replace(cpu, limits={"opset": 20})]) == 20
     old = planned().out.parent / "old.toml"
     old.write_text((HOME.parent.parent / "targets" / "onnxruntime-cpu.toml").read_text().replace("opset = 21", "opset = 20"))
-    again = changed(planned(), planned(f"targets=[{old}]"))
+    with_old = planned(f"targets=[{old}]")
+    again = {s.name for s in with_old.steps if s.fingerprint not in {b.fingerprint for b in planned().steps}}
     assert {"quantize/rtn", "quantize/qd", "quantize/dq"} <= again
     assert "quantize/fp32" not in again
