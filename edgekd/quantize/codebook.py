@@ -2,6 +2,7 @@
 
 Differentiable quantization (Polino, Pascanu and Alistarh 2018, section 4): one vector p of points a tensor, in the scaled space
 v = (w - beta) / alpha of its buckets; w_q = alpha p_nearest(v) + beta; dL/dp_j = sum of alpha dL/dw_q over the weights at p_j.
+The weights of a constant bucket (a dead filter, a tail of one) stay as they are: its alpha is 0, and no point moves them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .buckets import range_of, restored, to_buckets
+from .buckets import divisor, extent_of, restored, to_buckets
 from .uniform import to_zeros
 
 CELLS = 4096
@@ -96,9 +97,9 @@ class _Nearest(torch.autograd.Function):
         ctx: Any, weights: torch.Tensor, points: torch.Tensor, size: int, ranges: tuple[torch.Tensor, torch.Tensor] | None
     ) -> torch.Tensor:
         buckets = to_buckets(weights, size)
-        alpha, beta = ranges or range_of(buckets)
+        alpha, beta = ranges or extent_of(buckets)
         points = points.to(buckets.dtype)
-        indices, chosen = nearest((buckets - beta).div_(alpha), points)
+        indices, chosen = nearest((buckets - beta).div_(divisor(alpha)), points)
         ctx.save_for_backward(indices, alpha)
         ctx.size, ctx.count, ctx.dtype = size, len(points), points.dtype
         return restored(chosen.mul_(alpha).add_(beta), weights)
@@ -132,7 +133,8 @@ class Codebook(nn.Module):
 
     start: the weights to begin with. count: points. uniform: begin with evenly spaced points, which with the weights and buckets of
     a finished quantized distillation is exactly its result; else at the quantiles.
-    ranges: (alpha, beta), each (buckets,), that stay as they are, such as learned ones; the buckets' own when absent.
+    ranges: (alpha, beta), each (buckets,), that stay as they are, such as learned ones; the buckets' own when absent. A constant
+    bucket stays at the level that evenly spaced points give it.
     """
 
     def __init__(
@@ -146,10 +148,16 @@ class Codebook(nn.Module):
         self.register_buffer("alpha", ranges[0].detach().abs().clamp_min(1e-10) if ranges else None)
         self.register_buffer("beta", ranges[1].detach().clone() if ranges else None)
         buckets = to_buckets(start.detach().float(), size)
-        alpha, beta = self._ranges() or range_of(buckets)
-        scaled = ((buckets - beta) / alpha).flatten()[: start.numel()].clamp(0, 1)
-        points = torch.linspace(0, 1, count, device=start.device) if uniform else quantiles(scaled, count)
-        self.points = nn.Parameter(points)
+        own, _ = extent_of(buckets) if start.numel() else (buckets[:, :1], None)
+        even = torch.linspace(0, 1, count, device=start.device)
+        if self.alpha is not None and self.beta is not None:
+            _, chosen = nearest((buckets[:, 0] - self.beta) / self.alpha, even.to(self.alpha.dtype))
+            self.beta = torch.where(own[:, 0] == 0, chosen * self.alpha + self.beta, self.beta)
+            self.alpha = torch.where(own[:, 0] == 0, torch.zeros_like(self.alpha), self.alpha)
+        alpha, beta = self._ranges() or extent_of(buckets)
+        scaled = ((buckets - beta) / divisor(alpha)).flatten()[: start.numel()].clamp(0, 1)
+        varied = (own != 0).expand_as(buckets).flatten()[: start.numel()]
+        self.points = nn.Parameter(even if uniform else quantiles(scaled[varied], count))
 
     @property
     def levels(self) -> int:
@@ -169,9 +177,9 @@ class Codebook(nn.Module):
     def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (indices (buckets, size), scale (buckets,), offset (buckets,), points (levels,)) of the weights."""
         buckets = to_buckets(weights.detach().float(), self.size)
-        alpha, beta = self._ranges() or range_of(buckets)
+        alpha, beta = self._ranges() or extent_of(buckets)
         points = self.points.detach().float().sort().values
-        indices, _ = nearest((buckets - beta).div_(alpha), points)
+        indices, _ = nearest((buckets - beta).div_(divisor(alpha)), points)
         return indices, alpha.flatten(), beta.flatten(), points
 
     def _ranges(self) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -17,8 +17,8 @@ def reference(weights: np.ndarray, points: np.ndarray, size: int) -> tuple[np.nd
     for start in range(0, len(flat), size):
         bucket = flat[start : start + size]
         beta, alpha = bucket.min(), np.ptp(bucket)
-        alpha = 1.0 if alpha < 1e-10 else alpha
-        index = np.abs(((bucket - beta) / alpha)[:, None] - points).argmin(1)  # the first of equally near ones
+        alpha = 0.0 if alpha < 1e-10 else alpha  # a constant bucket stays as it is
+        index = np.abs(((bucket - beta) / (alpha or 1))[:, None] - points).argmin(1)  # the first of equally near ones
         made.append(alpha * points[index] + beta)
         indices.append(index)
         alphas.append(np.full(len(bucket), alpha))
@@ -172,11 +172,42 @@ def test_quantiles_have_as_many_values_around_each():
 
 
 def test_quantiles_leave_padding_out():
-    weights = torch.cat(
-        [torch.linspace(0, 1, 11), torch.tensor([1.0])]
-    )  # in buckets of 11: v = 0 ... 1, and one 0 with 10 copies
-    expected = np.quantile(np.append(np.linspace(0, 1, 11), 0.0), [0.125, 0.375, 0.625, 0.875])
+    weights = torch.cat([torch.linspace(0, 1, 11), torch.tensor([1.0, 3.0])])  # v = 0 ... 1; then 0, and 1 with 9 copies
+    expected = np.quantile(np.append(np.linspace(0, 1, 11), [0.0, 1.0]), [0.125, 0.375, 0.625, 0.875])
     np.testing.assert_allclose(Codebook(11, 4, weights).points.detach().numpy(), expected, rtol=1e-5)
+
+
+def test_a_dead_filter_stays_and_moves_no_point():
+    weights = torch.randn(64, 288, generator=torch.Generator().manual_seed(0)) * 0.02
+    weights[7], weights[9] = 0, -0.3
+    others = [i for i in range(64) if i not in (7, 9)]
+    book = Codebook(288, 4, weights)
+    made = book(weights)
+    assert torch.equal(made[[7, 9]], weights[[7, 9]])
+    assert (made - weights).abs()[others].max() < 0.1
+    rows = weights[others].double().numpy()
+    scaled = (rows - rows.min(1, keepdims=True)) / np.ptp(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(book.points.detach().numpy(), np.quantile(scaled, [0.125, 0.375, 0.625, 0.875]), rtol=1e-5)
+    made[[7, 9]].sum().backward()
+    assert book.points.grad.tolist() == [0, 0, 0, 0]
+    _, scale, offset, _ = book.encode(weights)
+    assert (scale[[7, 9]].tolist(), offset[[7, 9]].tolist()) == ([0, 0], [0, pytest.approx(-0.3)])
+
+
+def test_a_tail_of_one_stays():
+    weights = torch.randn(1, 257, generator=torch.Generator().manual_seed(0)) * 0.02
+    assert Codebook(256, 4, weights)(weights)[0, -1] == weights[0, -1]
+
+
+def test_a_constant_bucket_in_a_given_range_stays_at_its_level_whatever_the_points_do():
+    weights = torch.tensor([[-1.0, 0.0, 1.0, 2.0], [0.3, 0.3, 0.3, 0.3]])
+    book = Codebook(4, 4, weights, uniform=True, ranges=(torch.tensor([3.0, 0.75]), torch.tensor([-1.0, 0.0])))
+    torch.testing.assert_close(book(weights), torch.tensor([[-1.0, 0, 1, 2], [0.25] * 4]))
+    with torch.no_grad():
+        book.points.add_(0.1)
+    assert book(weights)[1].tolist() == [0.25] * 4
+    book(weights)[1].sum().backward()
+    assert book.points.grad.tolist() == [0, 0, 0, 0]
 
 
 @settings(deadline=None, max_examples=50)

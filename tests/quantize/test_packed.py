@@ -14,7 +14,8 @@ from edgekd import divergence
 from edgekd.export import onnx as export
 from edgekd.export.graph import Graph, torch_runner
 from edgekd.preprocess import Preprocessed
-from edgekd.quantize import packed, packing
+from edgekd.quantize import fake, packed, packing
+from edgekd.quantize.codebook import Codebook
 from edgekd.quantize.encoded import Encoded
 from edgekd.quantize.weights_only import quantize_weights
 from edgekd.recipe import Preprocess
@@ -268,6 +269,24 @@ class Cond(nn.Module):
 
     def forward(self, x):
         return torch.cond(x.sum() > 0, lambda x: self.inner(x), lambda x: x.sin(), (x,))
+
+
+@pytest.mark.parametrize("size", [6, 5])  # a dead row; the same in buckets that leave a tail of one
+def test_constant_buckets_of_a_codebook_are_stored_as_they_are(tmp_path, size):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 6))
+    net[0].weight.data[2] = 0
+    weights = net[0].weight.detach().clone()
+    fake.attach(net, {"0.weight": Codebook(size, 4, net[0].weight)})
+    encoded = fake.bake(net)
+    for at in range(12, 18) if size == 6 else [35]:
+        assert net[0].weight.detach().flatten()[at] == weights.flatten()[at]
+    graph = Graph("model", net.eval(), ("x",), ("y",), {"x": torch.zeros(2, 6)}, {"x": {0: "batch"}})
+    packed.write(graph, encoded, tmp_path / "model.onnx")
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    for level in (0, 99):
+        found = weights_in(model, ["0.weight"], level)["0.weight"]
+        np.testing.assert_array_equal(found, net[0].weight.detach().numpy())
 
 
 def test_weights_inside_a_branch_and_weights_that_nothing_uses(tmp_path):
