@@ -389,7 +389,7 @@ class VariantRecipe(Strict):
         names = value if isinstance(value, list | tuple) else [value]
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"give the name of a method or a list of names, not {value!r}")
-        return tuple(names) if isinstance(value, list) else value
+        return names[0] if len(names) == 1 else tuple(names)  # a list of one is that one, in checks and in fingerprints
 
     @model_validator(mode="before")
     @classmethod

@@ -169,6 +169,14 @@ def test_every_mistake_in_a_quantized_variant_gives_file_line_and_key(write, bef
         assert part in said
 
 
+def test_a_list_of_one_method_is_that_method(write):
+    alone, listed = (recipe.load(write(GOOD.replace("method: ptq", f"method: {m}"))) for m in ("ptq", "[ptq]"))
+    assert listed == alone
+    assert listed.model_dump(mode="json") == alone.model_dump(mode="json")
+    assert recipe.VariantRecipe(name="v", method=("ptq",), weights={"bits": 8}).method == "ptq"
+    assert "keeps full precision" in error_of(write(GOOD.replace("method: none", "method: [none], weights: {bits: 4}")))
+
+
 def test_settings_reach_into_the_training_of_a_variant(write):
     file = write(QUANTIZED)
     read = recipe.load(
