@@ -109,14 +109,14 @@ def plan(
     """
     targets = tuple(load_target(name) for name in recipe.targets)
     refusals = tuple(_refusals(recipe, targets))
+    for variant in recipe.quantize:  # before the targets: what no method makes, no other target takes
+        if reason := quantize.refuses(variant):
+            raise BadInput(f"quantize `{variant.name}`: {reason}")
     for target in targets:
         mine = [r for r in refusals if r.target == target.name]
         if len(mine) == len(recipe.quantize):
             reasons = "\n".join(f"  {r.variant}: {r.reason}" for r in mine)
             raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}")
-    for variant in recipe.quantize:
-        if reason := quantize.refuses(variant):
-            raise BadInput(f"quantize `{variant.name}`: {reason}")
     if (recipe.bench.threads or 1) > 4 * host.usable_cores():
         raise BadInput(
             f"bench.threads: {recipe.bench.threads} on a machine with {host.usable_cores()} cores; leave it out, or give fewer"
