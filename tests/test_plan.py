@@ -78,6 +78,8 @@ def test_what_a_method_cannot_do_is_told_before_anything_is_loaded(planned, monk
         planned("quantize.rtn.training.epochs=3")
     with pytest.raises(BadInput, match=r"quantize `dq`: activations of 8 bits: a codebook has no arithmetic"):
         planned("quantize.dq.activations.bits=8")
+    with pytest.raises(BadInput, match=r"quantize `int8`: weights of 4 bits .*quantized-distillation .*round-to-nearest"):
+        planned("quantize.int8.weights.bits=4")
     only = "quantize=[{name: dq, method: differentiable, weights: {bits: 4}, activations: {bits: 8}}]"
     with pytest.raises(BadInput, match=r"^quantize `dq`: activations of 8 bits: a codebook has no arithmetic"):
         planned(only)

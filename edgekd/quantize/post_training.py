@@ -36,7 +36,10 @@ def refuses(config: VariantRecipe) -> str | None:
         return "ptq needs `weights: {bits: 8}`"
     can = "ptq makes uniform 8-bit weights (granularity tensor or channel) and 8-bit activations, or none"
     if weights.bits != 8:
-        return f"weights of {weights.bits} bits need training to stay accurate; {can}"
+        return (
+            f"weights of {weights.bits} bits need training to stay accurate: use method quantized-distillation "
+            f"(round-to-nearest makes them without); {can}"
+        )
     if weights.kind != "uniform":
         return f"weights of kind {weights.kind}; {can}"
     if weights.granularity == "group":
