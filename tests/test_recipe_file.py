@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from edgekd import recipe
 from edgekd.errors import BadInput
+from edgekd.quantize import refuses
 from edgekd.recipe_file import from_manifest
 
 GOOD = """\
@@ -191,6 +193,17 @@ def test_a_group_size_reaches_a_recipe_that_a_manifest_has_written_out(write, tm
     assert from_manifest(values, tmp_path / "m", ["quantize.dq4.weights.group=32"]).quantize[1].scheme.label == "w4cg32"
     with pytest.raises(BadInput, match="go together"):
         recipe.load(write(QUANTIZED), ["quantize.dq4.weights={bits: 4, granularity: tensor, group: 32}"])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bits_beside_a_budget_are_refused_and_a_written_out_default_is_not(write, tmp_path, bits):
+    budgets = QUANTIZED.replace("weights: {bits: 4}}", "weights: {group: 64}, budget: {mean_bits: 3}}")
+    read = recipe.load(write(budgets))
+    assert [refuses(v) for v in read.quantize] == [None] * 3
+    again = from_manifest(json.loads(json.dumps(read.model_dump(mode="json"))), tmp_path / "manifest.json")
+    assert [refuses(v) for v in again.quantize] == [None] * 3
+    wrong = recipe.load(write(budgets), [f"quantize.dq4.weights.bits={bits}"]).quantize[1]
+    assert refuses(wrong) == f"weights of {bits} bits and a budget: the bits are chosen among budget.choices; leave `bits` out"
 
 
 def test_the_training_of_a_variant_is_the_recipes_but_for_what_it_changes(write):

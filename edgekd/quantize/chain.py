@@ -49,7 +49,8 @@ def refuses(config: VariantRecipe) -> str | None:
         return f"weights of kind {weights.kind}: differentiable learns a codebook; leave `kind` out"
     if not codebook and weights.kind != "uniform":
         return f"weights of kind {weights.kind}: {methods} makes uniform ones; leave `kind` out, or use method differentiable"
-    if config.budget and weights.bits != 8:
+    written_out = weights.model_fields_set >= set(type(weights).model_fields)  # by a manifest, defaults and all
+    if config.budget and (weights.bits != 8 or ("bits" in weights.model_fields_set and not written_out)):
         return f"weights of {weights.bits} bits and a budget: the bits are chosen among budget.choices; leave `bits` out"
     if config.scale == "learned" and (config.style or "straight-through") != "straight-through":
         return f"style {config.style} with a learned scale, which has a gradient of its own; leave one of the two out"
