@@ -174,7 +174,7 @@ def _facts(
     config: VariantRecipe, net: nn.Module, encoded: dict[str, Encoded], layout: dict[str, tuple[int, int]],
     told: list[dict[str, Any]], budget: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    from .layers import weights_of
+    from .layers import unquantized
 
     assert config.weights is not None
     tensors = [
@@ -192,7 +192,7 @@ def _facts(
     return {
         "methods": list(config.methods),
         "tensors": tensors,
-        "kept": [name for name in weights_of(net) if name not in encoded],
+        "kept": unquantized(net, encoded),
         "training": told,
         "budget": budget,
     }

@@ -32,14 +32,14 @@ def attach(net: nn.Module, quantizers: Mapping[str, nn.Module]) -> None:
 def quantized(net: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module, torch.Tensor]]:
     """Yield (name in the state dict, owner, tensor's name, quantizer, full-precision weights) of each quantized weight.
 
-    Of layers that share one, only the first.
+    Of layers that share one, only the first. The student's own parametrizations (weight_norm, spectral_norm) are none of them.
     """
     seen = set()
     for path, owner in net.named_modules():
         if not parametrize.is_parametrized(owner):
             continue
         for tensor, parts in owner.parametrizations.items():
-            if id(parts.original) not in seen:
+            if _ours(parts) and id(parts.original) not in seen:
                 seen.add(id(parts.original))
                 yield f"{path}.{tensor}".lstrip("."), owner, tensor, parts[0], parts.original
 
@@ -68,14 +68,23 @@ def bake(net: nn.Module) -> dict[str, Encoded]:
 
 def detach(net: nn.Module) -> None:
     """Remove the quantizers; the weights are the full-precision ones again, and trained or not as before attach()."""
-    for owner in [module for module in net.modules() if parametrize.is_parametrized(module)]:
+    for owner in [module for module in net.modules() if _owns(module)]:
         # A copy.deepcopy() of the network has the very class that torch gave this module, and torch takes the property off the class.
         given = type(owner)
         owner.__class__ = type(given.__name__, given.__bases__, dict(given.__dict__))
         lists: Any = owner.parametrizations
-        for tensor, parts in list(lists.items()):
+        for tensor, parts in [(tensor, parts) for tensor, parts in lists.items() if _ours(parts)]:
             parts.original.requires_grad_(parts[0].trains_weights)
             others = [name for name, _ in owner.named_parameters(recurse=False)]
             parametrize.remove_parametrizations(owner, tensor, leave_parametrized=False)
             for other in others:  # the weight goes back to its place before the bias
                 owner.register_parameter(other, owner._parameters.pop(other))
+
+
+def _owns(owner: Any) -> bool:
+    return parametrize.is_parametrized(owner) and any(map(_ours, owner.parametrizations.values()))
+
+
+def _ours(parts: Any) -> bool:
+    """Say whether it was attach() that made this ParametrizationList."""
+    return hasattr(parts[0], "trains_weights")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
@@ -56,6 +56,22 @@ def weights_of(net: nn.Module, keep: Sequence[str] = ()) -> list[str]:
     if not left:
         raise BadInput(f"keep: {', '.join(keep)} leaves nothing to quantize; keep fewer layers, or use method `none`")
     return list(left.values())
+
+
+def unquantized(net: nn.Module, quantized: Collection[str]) -> list[str]:
+    """Return the names of all other weights, those of two axes or more, in the order of the modules; of a shared one, the first.
+
+    quantized: names in the state dict. Weights of no kind that is quantized are among them (those inside an LSTM, a matrix that is a
+    parameter itself), and the `weight` that a layer computes from others (weight_norm) instead of these.
+    """
+    quantized_ones = {id(net.get_parameter(name)) for name in quantized}
+    computing = {name for name, m in net.named_modules() if isinstance(m, KINDS) and m._parameters.get("weight") is None}
+    found: dict[str, None] = {}
+    for name, weights in net.named_parameters():
+        if weights.ndim > 1 and weights.is_floating_point() and id(weights) not in quantized_ones:
+            layer = name.rpartition(".")[0].partition("parametrizations.weight")[0].removesuffix(".")
+            found[f"{layer}.weight".lstrip(".") if layer in computing else name] = None
+    return list(found)
 
 
 def _covers(pattern: str, module: str) -> bool:

@@ -227,3 +227,20 @@ def test_stored_numbers_by_hand():
         5,
         8,
     ]
+
+
+@pytest.mark.parametrize("own", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_the_students_own_parametrizations_stay(own):
+    made = net()
+    own(made[4])
+    outputs, x = made.eval()[4].weight.clone(), torch.randn(2, 3, 5, 5)
+    names = list(made.state_dict())
+    fake.attach(made, {"0.weight": MinMax(27, 4)})
+    assert [name for name, *_ in fake.quantized(made)] == ["0.weight"]
+    twin = copy.deepcopy(made)
+    assert list(fake.bake(made)) == ["0.weight"]
+    fake.detach(twin)
+    for one in (made, twin):
+        assert list(one.state_dict()) == names
+        assert torch.equal(one[4].weight, outputs)
+    assert torch.equal(twin(x), made(x)) is False

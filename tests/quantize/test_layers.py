@@ -1,8 +1,9 @@
 import pytest
+import torch
 from torch import nn
 
 from edgekd.errors import BadInput
-from edgekd.quantize.layers import weights_of
+from edgekd.quantize.layers import unquantized, weights_of
 
 
 def net():
@@ -76,3 +77,22 @@ def test_a_weight_that_is_computed_is_refused_unless_kept():
     with pytest.raises(BadInput, match="`1` computes its weight"):
         weights_of(made)
     assert weights_of(made, ["last"]) == ["0.weight"]
+
+
+def test_all_other_weights_are_those_that_stay():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.place, self.shift = nn.Parameter(torch.zeros(5, 4)), nn.Parameter(torch.zeros(4))
+            self.embed, self.lstm, self.norm = nn.Embedding(9, 4), nn.LSTM(4, 3), nn.LayerNorm(4)
+            self.old = nn.utils.weight_norm(nn.Linear(4, 4))
+            self.new = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+            self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+            self.head = nn.Linear(4, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+    rest = ["place", "lstm.weight_ih_l0", "lstm.weight_hh_l0", "old.weight", "new.weight", "spectral.weight"]
+    assert unquantized(Mixed(), ["embed.weight"]) == rest
+    assert unquantized(Mixed(), ["head.weight"]) == rest
+    assert sorted(unquantized(Mixed(), [])) == sorted([*rest, "embed.weight"])
+    assert unquantized(nn.Linear(2, 3), ["weight"]) == []

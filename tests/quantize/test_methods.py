@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from distill import tiny
@@ -108,6 +109,29 @@ def test_layers_that_are_kept_stay_as_they_were(job, tmp_path, keep, left):
     assert set(facts["kept"]) == {"0.weight", "3.weight", "8.weight"} - left
     for name in facts["kept"]:
         np.testing.assert_array_equal(state(student)[name], before[name])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "own", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_a_kept_layer_that_computes_its_weight_stays_so_to_the_file(job, tmp_path, own):
+    net = tiny.network()
+    own(net[3])
+    with torch.no_grad():  # as after an evaluation
+        net.eval()(torch.zeros(1, 1, 8, 8))
+    student = replace(tiny.loaded(net.eval()), reference="tiny")
+    made = make(variant("round-to-nearest", 4, keep=("3",)), replace(job, student=lambda: student), tmp_path)
+    assert made.facts["kept"] == ["3.weight"]
+    assert {t["name"] for t in made.facts["tensors"]} == {"0.weight", "8.weight"}
+    images = job.splits().test.take(np.arange(4))["image"].astype(np.float32)
+    trained, _, _ = chain.train(variant("round-to-nearest", 4, keep=("3",)), replace(job, student=lambda: student), tmp_path)
+    assert torch.equal(trained.module.net.eval()[3].weight, net[3].weight)
+    with torch.no_grad():
+        expected = trained.module.eval()(torch.from_numpy(images)).numpy()
+    runtime = ort.InferenceSession(str(made.graphs["model"]), providers=["CPUExecutionProvider"])
+    for image, logits in zip(images, expected, strict=True):
+        np.testing.assert_allclose(runtime.run(None, {"image": image[None]})[0][0], logits, atol=1e-5)
 
 
 # --- quantized distillation ------------------------------------------------------------------------
