@@ -185,13 +185,15 @@ def _steps(
     yield Step("graphs", "graphs", graphs)
     variants: dict[str, str] = {}
     for variant in recipe.quantize:
+        settings = _plain(variant)
         made_from: list[Any] = [narrow(variant, targets), _code("quantize")]
         if quantize.from_the_network(variant):
+            settings.pop("calibration")
             made_from = [quantize.opset_for(targets), _code("network")]
         if variant.trains:
-            lessons = [(method, _settings(settings)) for method, settings in variant.lessons(recipe.teaching)]
+            lessons = [(method, _settings(training)) for method, training in variant.lessons(recipe.teaching)]
             made_from += [teacher, lessons, _code("model")]
-        variants[variant.name] = fingerprint("quantize", graphs, samples, _plain(variant), *made_from)
+        variants[variant.name] = fingerprint("quantize", graphs, samples, settings, *made_from)
         yield Step(f"quantize/{variant.name}", f"variants/{variant.name}", variants[variant.name])
     refused = {(r.target, r.variant) for r in refusals}
     exported: dict[tuple[str, str], str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from edgekd.errors import BadInput
 from edgekd.plan import Plan, plan
 from edgekd.recipe import load
+from edgekd.recipe_file import from_manifest
 
 HOME = Path(__file__).parent.parent / "models" / "digits"
 VARIANTS = """
@@ -83,6 +85,32 @@ def test_what_a_method_cannot_do_is_told_before_anything_is_loaded(planned, monk
     only = "quantize=[{name: dq, method: differentiable, weights: {bits: 4}, activations: {bits: 8}}]"
     with pytest.raises(BadInput, match=r"^quantize `dq`: activations of 8 bits: a codebook has no arithmetic"):
         planned(only)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("quantize.qd.calibration.samples=64", "quantize `qd`: `calibration` goes with ptq, not with quantized-distillation"),
+        ("quantize.fp32.calibration.batch_size=8", "quantize `fp32`: `calibration` goes with ptq, not with none"),
+        ("quantize.fp32.keep=[first]", "quantize `fp32`: `keep` goes with ptq or .*, not with none; leave it out"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(planned, setting, says):
+    with pytest.raises(BadInput, match=says):
+        planned(setting)
+
+
+def test_a_recipe_that_a_manifest_has_written_out_gives_the_same_plan(planned, tmp_path):
+    before = planned()
+    recipe = from_manifest(json.loads(before.recipe.model_dump_json()), tmp_path / "manifest.json")
+    assert recipe.quantize[3].model_fields_set == set(type(recipe.quantize[3]).model_fields)
+    assert plan(recipe, before.out).steps == before.steps
+
+
+def test_calibration_is_no_part_of_what_is_made_from_the_network(planned, monkeypatch):
+    monkeypatch.setattr("edgekd.quantize.refuses", lambda config: None)  # its defaults may change, not so the variants
+    settings = [f"quantize.{name}.calibration.samples=64" for name in ("rtn", "qd", "dq", "int8")]
+    assert changed(planned(), planned(*settings)) == {"int8"}
 
 
 def test_a_target_with_an_older_runtime_gets_files_that_it_can_load(planned):

@@ -33,13 +33,15 @@ METHODS = {
 }
 
 _OPTIONS = {
+    "keep": ("ptq", "round-to-nearest", "quantized-distillation", "differentiable"),
+    "calibration": ("ptq",),
     "style": ("quantized-distillation",),
     "rounding": ("quantized-distillation",),
     "scale": ("quantized-distillation",),
     "training": ("quantized-distillation", "differentiable"),
     "budget": ("round-to-nearest", "quantized-distillation", "differentiable"),
 }
-"""Which methods read an option; with another one it would silently do nothing."""
+"""Which methods read an option; with another one it would silently do nothing. Defaults a manifest has written out are fine."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Job:
 def refuses(config: VariantRecipe) -> str | None:
     """Say what the variant's method cannot do, and what it can; None when it can. Imports no quantizer."""
     for option, methods in _OPTIONS.items():
-        if getattr(config, option) is not None and not set(methods) & set(config.methods):
+        default = type(config).model_fields[option].default
+        if getattr(config, option) != default and not set(methods) & set(config.methods):
             return f"`{option}` goes with {' or '.join(methods)}, not with {config.methods[0]}; leave it out"
     return _method(config).refuses(config)
 
