@@ -7,7 +7,7 @@ be finished, so that `edgekd export` never trains a model unasked), `last` is wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,18 @@ def quantize(plan: Plan, materials: Materials, make: Make) -> None:
     from . import quantize
 
     missing = [variant for variant in plan.recipe.quantize if not plan.cached(plan.step(f"quantize/{variant.name}"))]
-    stages.check_variants(plan, materials, missing)
-    cache = next((step for step in plan.steps if step.name == "teacher-cache"), None)
+    check = cache(partial(stages.check_variants, plan, materials, missing))
+
+    def after_check(fill: Callable[[Path], None], folder: Path) -> None:
+        check()  # all that are missing, before the first is made
+        fill(folder)
+
+    outputs = next((step for step in plan.steps if step.name == "teacher-cache"), None)
     for variant in plan.recipe.quantize:
-        if cache and variant.trains and variant in missing and not plan.cached(cache):
-            make(cache, partial(stages.cache_teacher, plan, materials))  # a finished student does without
-        make(plan.step(f"quantize/{variant.name}"), partial(quantize.fill, variant, plan, materials))
+        if outputs and variant.trains and variant in missing and not plan.cached(outputs):
+            # a finished student does without
+            make(outputs, partial(after_check, partial(stages.cache_teacher, plan, materials)))
+        make(plan.step(f"quantize/{variant.name}"), partial(after_check, partial(quantize.fill, variant, plan, materials)))
 
 
 def export(plan: Plan, materials: Materials, make: Make) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import run_folder
 from .distributed import is_main_process
+from .errors import BadInput
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -22,28 +23,29 @@ if TYPE_CHECKING:
 
 def check(plan: Plan, materials: Materials) -> None:
     """Check before training what only the loaded models can tell: that teacher, student and data fit, and that the layers named exist."""
-    from . import distill, quantize
-    from .quantize import keep
+    from . import distill
 
-    student = materials.fresh_student
-    distill.check(plan.recipe.teaching, student, materials.teacher if plan.recipe.teacher else None)
+    distill.check(plan.recipe.teaching, materials.fresh_student, materials.teacher if plan.recipe.teacher else None)
     check_variants(plan, materials, plan.recipe.quantize)
-    for variant in plan.recipe.quantize:
-        if not quantize.from_the_network(variant):
-            keep.check(variant.keep, [name for name, _ in student.module.net.named_modules() if name], "module of the student")
 
 
 def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantRecipe]) -> None:
-    """Check what is made from the network before the first of them is trained: layers to keep, budgets, layers to match."""
+    """Check all variants before the first of them is made: layers to keep, budgets, layers to match. Without any it loads nothing."""
     from . import distill, quantize
-    from .quantize import chain
+    from .quantize import chain, keep
 
     for variant in variants:
+        student = materials.fresh_student
         if quantize.from_the_network(variant):
-            student = materials.fresh_student
             chain.check(variant, student.module.net)
             for _, settings in variant.lessons(plan.recipe.teaching):
                 distill.check(settings, student, materials.teacher if plan.recipe.teacher else student)
+        else:
+            names = [name for name, _ in student.module.net.named_modules() if name]
+            try:
+                keep.check(variant.keep, names, "module of the student")
+            except BadInput as error:
+                raise BadInput(f"quantize `{variant.name}`: {error}") from None
 
 
 def cache_teacher(plan: Plan, materials: Materials, folder: Path) -> None:

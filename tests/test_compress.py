@@ -189,6 +189,30 @@ def test_no_variant_is_trained_before_all_are_checked(copy):
     assert not (copy / "variants" / "qd4").exists()
 
 
+NOT_THERE = "[{kind: features, student: nowhere, teacher: nowhere}]"
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("quantize.int8.keep=[nonsense]", "quantize `int8`: keep: no module of the student is called `nonsense`"),
+        ("quantize.qd2.keep=[nonsense]", "quantize `qd2`: keep: no module of the student is called `nonsense`"),
+        (f"quantize.qd2.training.objectives={NOT_THERE}", "nowhere"),
+    ],
+)
+def test_no_variant_is_made_before_all_that_are_missing_are_checked(copy, setting, says):
+    from edgekd import verbs
+    from edgekd.errors import BadInput
+
+    first = "fp32" if "int8" in setting else "qd4"
+    shutil.rmtree(copy / "variants" / first)
+    with pytest.raises(BadInput, match=says):
+        verbs.quantize(copy, [setting])
+    assert not (copy / "variants" / first).exists()
+    with pytest.raises(BadInput, match="run `edgekd quantize` first"):  # and no other verb checks them
+        verbs.export(copy, [setting])
+
+
 def test_a_budget_goes_through_and_one_too_small_is_told_before_training(copy, tmp_path):
     quantize = "quantize=[{name: mixed, method: round-to-nearest, keep: [last], budget: {size_mb: 0.008}}]"
     assert compress(copy, quantize).returncode == 0
