@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import quantize
 from .materials import Materials
 from .plan import Plan
+from .quantize.size import numbers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,22 +34,21 @@ def estimate(plan: Plan) -> dict[str, Any]:
 
 
 def _bytes(net: nn.Module, variant: VariantRecipe) -> float:
-    tensors = {name: tensor for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
     if quantize.from_the_network(variant):
-        return _network_bytes(net, variant, sum(tensor.numel() for tensor in tensors.values()))
+        return _network_bytes(net, variant)
     weights = [p for p in net.parameters() if p.ndim > 1]
-    rest = sum(tensor.numel() for tensor in tensors.values()) - sum(w.numel() for w in weights)
+    rest = numbers(net) - sum(w.numel() for w in weights)
     return 4 * rest + sum(_symmetric_bytes(tuple(w.shape), variant.weights) for w in weights)
 
 
-def _network_bytes(net: nn.Module, variant: VariantRecipe, numbers: int) -> float:
-    """Return the bytes of a variant made in torch: two numbers a bucket, and a codebook's points. numbers: in all of the network."""
+def _network_bytes(net: nn.Module, variant: VariantRecipe) -> float:
+    """Return the bytes of a variant made in torch: two numbers a bucket, and a codebook's points."""
     from .quantize import chain
 
     assert variant.weights is not None
     sizes = chain.check(variant, net)
     counts = {name: net.get_parameter(name).numel() for name in sizes}
-    rest = 4 * (numbers - sum(counts.values()))
+    rest = 4 * numbers(net, without=sizes)
     budget, bits = variant.budget, variant.weights.bits
     if budget and budget.size_mb is not None:
         return min(budget.size_mb * 1e6, rest + _stored(counts, sizes, variant, max(budget.choices)))

@@ -110,6 +110,7 @@ def _most_points(
 def _bytes(config: VariantRecipe, net: nn.Module, sizes: Mapping[str, int]) -> tuple[Sizes, float]:
     """Return (name -> bits -> bytes, bytes that there are for all): as stored, or of the bits alone for a mean number of bits."""
     from .bits import weight_bytes
+    from .size import numbers
 
     budget = config.budget
     assert budget is not None
@@ -122,8 +123,7 @@ def _bytes(config: VariantRecipe, net: nn.Module, sizes: Mapping[str, int]) -> t
     each = weight_bytes(counts, sizes, budget.choices)
     if config.weights.kind == "codebook":
         each = {name: {bits: size + 4 * (1 << bits) for bits, size in of.items()} for name, of in each.items()}
-    rest = sum(t.numel() for name, t in net.state_dict().items() if name not in sizes and t.is_floating_point())
-    return each, budget.size_mb * 1e6 - 4 * rest
+    return each, budget.size_mb * 1e6 - 4 * numbers(net, without=sizes)
 
 
 def _outputs(job: Job, student: LoadedModel) -> Any:

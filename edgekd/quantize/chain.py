@@ -97,8 +97,7 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     for graph in task.graphs(student, splits):
         graphs[graph.name] = folder / f"{graph.name}.onnx"
         packed.write(graph, encoded, graphs[graph.name], opset=opset_for(job.targets))
-    state = student.module.net.state_dict()
-    rest = sum(t.numel() for name, t in state.items() if name not in encoded and t.is_floating_point())
+    rest = size.numbers(student.module.net, without=encoded)
     facts["sizes"] = size.sizes(encoded, rest, [file for graph in graphs.values() for file in files_of(graph)])
     shutil.rmtree(folder / "training", ignore_errors=True)
     method = " + ".join(config.methods)

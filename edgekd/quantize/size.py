@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .encoded import Encoded
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def sizes(encoded: Mapping[str, Encoded], unquantized: int, files: Iterable[Path] = ()) -> dict[str, Any]:
@@ -50,6 +53,13 @@ def sizes(encoded: Mapping[str, Encoded], unquantized: int, files: Iterable[Path
         "huffman_bytes": math.ceil(4 * unquantized + weights * huffman_bits / 8 + 8 * buckets),
         "file_bytes": sum(file.stat().st_size for file in files) if files else None,
     }
+
+
+def numbers(net: nn.Module, without: Collection[str] = ()) -> int:
+    """Return how many floating-point numbers a network stores, those that layers share once. without: names of weights to leave out."""
+    tensors = {id(t): t for t in net.state_dict(keep_vars=True).values() if t.is_floating_point()}
+    left_out = {id(net.get_parameter(name)) for name in without}
+    return sum(tensor.numel() for which, tensor in tensors.items() if which not in left_out)
 
 
 def huffman(counts: Iterable[int]) -> float:

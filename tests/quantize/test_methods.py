@@ -13,6 +13,7 @@ import torch
 from distill import tiny
 from torch import nn
 
+from edgekd import estimate
 from edgekd.data import Split, Splits
 from edgekd.distill import trainer
 from edgekd.errors import BadInput
@@ -360,6 +361,29 @@ def test_a_budget_below_the_least_size_says_what_that_is(job, tmp_path):
     least = float(str(caught.value).split("size, ")[1].split()[0])
     fits = config.model_copy(update={"budget": config.budget.model_copy(update={"size_mb": least})})
     _, encoded, _ = chain.train(fits, job, tmp_path)
+    assert {one.bits for one in encoded.values()} == {2}
+
+
+def test_tied_weights_weigh_once_in_the_facts_the_budget_and_the_estimate(job, tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 32), nn.BatchNorm1d(32), nn.Linear(32, 3)
+    )
+    net[3].weight = net[2].weight
+    student = replace(tiny.loaded(net.eval()), reference="tiny")
+    job = replace(job, student=lambda: student)
+    config = variant("round-to-nearest", 4)
+    sizes = make(config, job, tmp_path / "rounded").facts["sizes"]
+    rest = 32 * 3 + 3 + 4 * 32  # biases, and BatchNorm's weights and statistics
+    assert sizes["unquantized"] == rest
+    rows, weights = 32 + 32 + 3, 64 * 32 + 32 * 32 + 32 * 3
+    assert sizes["packed_bytes"] == weights // 2 + 8 * rows + 4 * rest
+    assert estimate._bytes(net, config) == sizes["packed_bytes"]
+    ptq = VariantRecipe(name="p", method="ptq", weights={"bits": 8})
+    assert estimate._bytes(net, ptq) == weights + 4 * rows + 4 * rest
+    least = weights // 4 + 8 * rows + 4 * rest
+    tight = VariantRecipe(name="b", method="round-to-nearest", budget={"size_mb": least / 1e6})
+    _, encoded, _ = chain.train(tight, job, tmp_path / "tight")
     assert {one.bits for one in encoded.values()} == {2}
 
 
