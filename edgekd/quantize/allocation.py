@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def _allocated(config: VariantRecipe, job: Job, student: LoadedModel, sizes: Map
     if budget.by == "sensitivity":
         with bar("sensitivity", len(sizes) * len(budget.choices)) as advance:
             outputs = _outputs(job, student)
-            measures = bits.measure(net, outputs, sizes, budget.choices, advance=lambda: advance(1))
+            measures = bits.measure(net, outputs, sizes, budget.choices, _quantizer(config), advance=lambda: advance(1))
         chosen = bits.allocate(measures, each, room)
         rows = bits.table(chosen, counts, measures, each)
     else:
@@ -86,6 +86,19 @@ def _allocated(config: VariantRecipe, job: Job, student: LoadedModel, sizes: Map
         "mean_bits_reached": sum(counts[name] * count for name, count in chosen.items()) / quantized,
         "table": rows,
     }
+
+
+def _quantizer(config: VariantRecipe) -> Callable[[int, int, torch.Tensor], nn.Module]:
+    """Return (weights a bucket, bits, weights) -> what the variant's first method puts before them, rounding to the nearest."""
+    from .codebook import Codebook
+    from .learned_scale import LearnedScale
+    from .uniform import MinMax
+
+    if config.methods[0] == "differentiable":
+        return lambda size, bits, weights: Codebook(size, 1 << bits, weights)
+    if config.scale == "learned":
+        return LearnedScale
+    return lambda size, bits, weights: MinMax(size, bits, config.style or "straight-through")
 
 
 def _most_points(

@@ -95,14 +95,14 @@ def measure(
     outputs: Callable[[nn.Module], torch.Tensor],
     sizes: Mapping[str, int],
     choices: Sequence[int],
-    quantizer: Callable[[int, int], nn.Module] = MinMax,
+    quantizer: Callable[[int, int, torch.Tensor], nn.Module] = lambda size, bits, weights: MinMax(size, bits),
     advance: Callable[[], object] = lambda: None,
 ) -> dict[str, dict[int, float]]:
     """Return the damage of quantizing one tensor at a time: name -> bits -> mean KL from the full-precision outputs, in nats.
 
     outputs(net): logits (samples, ..., classes) of a few batches, the same ones at every call; it is called 1 + names x choices
     times, without gradients and in evaluation mode. sizes: name of the weight in the state dict -> weights a bucket.
-    quantizer(size of a bucket, bits) -> module. advance: called after every measurement, for a progress bar. The network is
+    quantizer(size of a bucket, bits, weights) -> module. advance: called after every measurement, for a progress bar. The network is
     left as it was. A choice whose outputs are NaN or infinite has infinite damage.
     """
     found: dict[str, dict[int, float]] = {}
@@ -114,7 +114,7 @@ def measure(
             found[name] = {}
             for bits in choices:
                 try:
-                    weights.copy_(quantizer(size, bits)(kept))
+                    weights.copy_(quantizer(size, bits, kept)(kept))
                     logits = outputs(net).flatten(0, -2).double()
                 finally:
                     weights.copy_(kept)

@@ -17,8 +17,10 @@ from edgekd import estimate
 from edgekd.data import Split, Splits
 from edgekd.distill import trainer
 from edgekd.errors import BadInput
-from edgekd.quantize import Job, chain, differentiable, fake, make, quantized_distillation, refuses
+from edgekd.quantize import Job, allocation, chain, differentiable, fake, make, quantized_distillation, refuses
 from edgekd.quantize.codebook import Codebook
+from edgekd.quantize.learned_scale import LearnedScale
+from edgekd.quantize.uniform import MinMax
 from edgekd.recipe import Distill, VariantRecipe
 
 SETTINGS = Distill(epochs=8, batch_size=32, learning_rate=0.02, teacher="live")
@@ -341,6 +343,58 @@ def test_a_mean_of_bits_is_kept_and_told_tensor_by_tensor(job, tmp_path, by):
     assert facts["budget"]["mean_bits_reached"] == pytest.approx(mean)
     assert {row["name"]: row["bits"] for row in facts["budget"]["table"]} == bits
     assert len(set(bits.values())) > 1
+
+
+@pytest.mark.parametrize("at", [0, 3, 8])
+def test_the_tensor_that_suffers_most_gets_the_most_bits(job, tmp_path, at):
+    """The others have but two values, which 2 bits hold without any loss."""
+    net = tiny.network(dropout=0.0)
+    with torch.no_grad():
+        for other in {0, 3, 8} - {at}:
+            net[other].weight.copy_(net[other].weight.sign() * 0.1)
+    counts = {f"{n}.weight": net[n].weight.numel() for n in (0, 3, 8)}
+    mean = sum((8 if name == f"{at}.weight" else 2) * count for name, count in counts.items()) / sum(counts.values())
+    config = VariantRecipe(
+        name="v", method="round-to-nearest", weights={"granularity": "tensor"}, budget={"mean_bits": mean, "choices": [2, 4, 8]}
+    )
+    student = tiny.loaded(net.eval())
+    _, encoded, _ = chain.train(config, replace(job, student=lambda: student), tmp_path)
+    assert {name: one.bits for name, one in encoded.items()} == {name: 8 if name == f"{at}.weight" else 2 for name in counts}
+
+
+@pytest.mark.parametrize(
+    ("parts", "quantizer"),
+    [
+        ({"method": "round-to-nearest"}, lambda size, bits, w: MinMax(size, bits)),
+        ({"scale": "learned"}, LearnedScale),
+        ({"style": "truncated"}, lambda size, bits, w: MinMax(size, bits, "truncated")),
+        ({"rounding": "stochastic"}, lambda size, bits, w: MinMax(size, bits)),
+        ({"method": "differentiable"}, lambda size, bits, w: Codebook(size, 2**bits, w)),
+        ({"method": ["quantized-distillation", "differentiable"], "scale": "learned"}, LearnedScale),
+    ],
+)
+def test_damage_is_that_of_the_variants_own_quantizer(models, job, parts, quantizer):
+    student = replace(models[0], module=copy.deepcopy(models[0].module))
+    net = student.module.net
+    with torch.no_grad():
+        net[3].weight.mul_(4)  # beyond -1 and 1, so that `truncated` does something
+    config = VariantRecipe(**{"name": "v", "method": "quantized-distillation", "budget": {"mean_bits": 4}} | parts)
+    sizes = chain.check(config, net)
+    rows = allocation.bits_of(config, job, student, sizes)[1]["table"]
+    images = torch.from_numpy(job.splits().train.take(np.arange(len(job.splits().train)))["image"])
+
+    def probabilities() -> np.ndarray:
+        with torch.no_grad():
+            return softmax(student.module.eval()(images).double().numpy())
+
+    p = probabilities()
+    for row in rows:
+        weights, kept = net.get_parameter(row["name"]), net.get_parameter(row["name"]).detach().clone()
+        with torch.no_grad():
+            weights.copy_(quantizer(sizes[row["name"]], row["bits"], kept)(kept))
+            q = probabilities()
+            weights.copy_(kept)
+        assert row["sensitivity"] == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-3, abs=1e-9)
 
 
 def test_a_size_is_kept_all_weights_counted(job, tmp_path):
