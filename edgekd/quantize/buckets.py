@@ -8,9 +8,11 @@ import torch
 
 
 def bucket_size(shape: tuple[int, ...], granularity: str, group: int | None) -> int:
-    """Return how many weights share a scale. shape: of the weights, output channels first.
+    """Return how many weights share a scale. shape: of the weights, as torch lays them out.
 
-    tensor: all of them. channel: those of one output channel. group: `group` of the flattened tensor, or all of a tensor
+    tensor: all of them. channel: those of one index along the first axis. That is the output channel of a convolution or linear
+    layer and the row of an embedding, but the *input* channel of a transposed convolution, whose weights torch lays out
+    (in, out / groups, ...): buckets follow the memory. group: `group` of the flattened tensor, or all of a tensor
     that is smaller (Polino et al. 2018).
     """
     count = math.prod(shape)

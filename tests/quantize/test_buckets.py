@@ -9,6 +9,7 @@ from edgekd.quantize.buckets import bucket_size, from_buckets, range_of, restore
     [
         ((4, 3, 5, 5), "tensor", None, 300),
         ((4, 3, 5, 5), "channel", None, 75),
+        ((2, 3, 4, 4), "channel", None, 48),  # of a transposed convolution from 2 to 3 channels: the input channels
         ((4, 3, 5, 5), "group", 256, 256),
         ((4, 3), "group", 256, 12),  # a tensor shorter than the bucket is one bucket
         ((4, 3), "group", 1, 1),
