@@ -95,8 +95,7 @@ def decide(
     """Conclude from what every stage made. metric None: there was no labelled data, parity alone decides."""
     lost = loss(evaluations, metric, seed) if metric else None
     if metric and lost and not lost.drop <= gate.max_drop + 1e-9:
-        said = f"{metric.name} falls by {lost.drop:.4f} (gate {gate.max_drop:g}), {lost.there:.4f} of it at the {lost.at} stage"
-        wrong = [Wrong(lost.at, said), *wrong]
+        wrong = [Wrong(lost.at, f"{metric.name} falls by {lost.drop:.4f} (gate {gate.max_drop:g}), {_share(lost)}"), *wrong]
     if wrong:
         reason = "; ".join(w.what for w in wrong) + (f"; the first layer to depart is {diverged}" if diverged else "")
     else:
@@ -118,6 +117,14 @@ def decide(
         first_divergence=diverged.record() if diverged else None,
         providers=dict(providers or {}),
     )
+
+
+def _share(lost: Loss) -> str:
+    """Say how much of the loss its worst stage made; more than all of it where other stages gained."""
+    gained = round(lost.there - lost.drop, 4)
+    if gained > 0:
+        return f"{lost.there:.4f} at the {lost.at} stage, of which other stages regain {gained:.4f}"
+    return f"{f'{lost.there:.4f}' if gained < 0 else 'all'} of it at the {lost.at} stage"
 
 
 def not_verified(reason: str, metric: Metric | None, evaluations: Mapping[str, Evaluation]) -> Verdict:

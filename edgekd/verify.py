@@ -151,7 +151,7 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
     if (variant.reference == "graph" or variant.weights) and "student" in evaluations:
         found["variant"] = near = compare(evaluations["student"].outputs, evaluations["variant"].outputs)
         if variant.method in UNTRAINED and not near.sqnr_db >= gate.min_variant_sqnr_db:
-            said = near.reason or f"only {near.sqnr_db:.1f} dB above their error against the student's"
+            said = near.reason or f"{_over_error(near.sqnr_db)} against the student's"
             wrong.append(Wrong("variant", f"the variant's outputs: {said} (gate {gate.min_variant_sqnr_db:g} dB)"))
     found["file"] = near = compare(evaluations["variant"].outputs, evaluations["file"].outputs)
     if not near.relative <= gate.max_error:
@@ -163,11 +163,15 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
             said = near.reason or f"off by {near.relative:.2g} of the largest from the file's exact arithmetic"
             wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.max_error:g})"))
     elif not near.sqnr_db >= gate.min_sqnr_db:
-        said = near.reason or f"only {near.sqnr_db:.1f} dB above their error against the file's exact arithmetic"
+        said = near.reason or f"{_over_error(near.sqnr_db)} against the file's exact arithmetic"
         hint = asked.target.saturates()
         advice = f": {hint}; set calibration.overflow_fix to `on`" if hint else ""
         wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.min_sqnr_db:g} dB){advice}"))
     return found, wrong
+
+
+def _over_error(sqnr_db: float) -> str:
+    return f"{-sqnr_db:.1f} dB below their error" if sqnr_db < 0 else f"only {sqnr_db:.1f} dB above their error"
 
 
 def _first_divergence(asked: Question, parity: Mapping[str, Parity]) -> divergence.Divergence | None:

@@ -104,4 +104,4 @@ def test_outputs_that_have_nothing_to_do_with_the_students_fail(trained, judge, 
     coarse = make(VariantRecipe(name="w1", method="round-to-nearest", weights={"bits": 1}), trained.job, tmp_path / "w1")
     verdict = judge(coarse)
     assert (verdict.status, verdict.lost_at) == ("failed", "variant")
-    assert "dB above their error against the student's" in verdict.reason
+    assert "their error against the student's" in verdict.reason
