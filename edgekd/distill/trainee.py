@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..quantize.uniform import rounded_once
 from .memory_format import channels_last
 from .objectives import Objective, Step
 from .taps import Taps
@@ -44,7 +45,8 @@ class Trainee(nn.Module):
 
     def forward(self, batch: dict[str, torch.Tensor], teacher: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weighted loss, and every objective's own value before its weight: (objectives,), detached."""
-        outputs = self.task.forward(self.student, batch)
+        with rounded_once():
+            outputs = self.task.forward(self.student, batch)
         if self.taps.outputs:
             outputs = {**outputs, **self.taps.outputs}
         terms = []

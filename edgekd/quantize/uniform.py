@@ -9,6 +9,9 @@ A NaN or infinite weight makes its whole bucket NaN: training sees it at once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -61,6 +64,22 @@ class _Uniform(torch.autograd.Function):
         return gradient, None, None, None, None
 
 
+_ROUNDED: ContextVar[dict[int, torch.Tensor] | None] = ContextVar("rounded", default=None)
+
+
+@contextmanager
+def rounded_once() -> Iterator[None]:
+    """Within it a quantizer rounds at random once, so that layers that share a weight, and calls of one layer, see the same numbers.
+
+    For one forward pass. (torch's parametrize.cached() is of no use here: to it tied layers are different, and copies of a layer one.)
+    """
+    token = _ROUNDED.set({})
+    try:
+        yield
+    finally:
+        _ROUNDED.reset(token)
+
+
 def to_zeros(gradient: torch.Tensor, size: int) -> torch.Tensor:
     """Return the gradient in buckets, float32 at least, the last one filled up with zeros: padding has no say."""
     flat = gradient.reshape(-1)
@@ -92,7 +111,8 @@ class MinMax(nn.Module):
 
     style: the gradient. straight-through: as if not quantized. truncated: weights are clamped to [-1, 1] and get no gradient
     outside. exact: through the bucket's extremes alone, as w_q really depends on w.
-    stochastic: round at random in training mode; always to the nearest in evaluation mode.
+    stochastic: round at random in training mode, anew at every use or once a forward pass (rounded_once()); always to the nearest in
+    evaluation mode.
     """
 
     def __init__(self, size: int, bits: int, style: Style = "straight-through", stochastic: bool = False) -> None:
@@ -107,7 +127,13 @@ class MinMax(nn.Module):
         """Return the quantized weights, of the same shape."""
         if not weights.numel():
             return weights
-        return _Uniform.apply(weights, self.size, self.levels, self.style, self.stochastic and self.training)
+        at_random = self.stochastic and self.training
+        rounded = _ROUNDED.get() if at_random else None
+        if rounded is None:
+            return _Uniform.apply(weights, self.size, self.levels, self.style, at_random)
+        if id(self) not in rounded:
+            rounded[id(self)] = _Uniform.apply(weights, self.size, self.levels, self.style, at_random)
+        return rounded[id(self)]
 
     def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """Return (indices (buckets, size), scale (buckets,), offset (buckets,), None) of the weights."""

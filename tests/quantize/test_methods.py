@@ -15,12 +15,13 @@ from torch import nn
 
 from edgekd import estimate
 from edgekd.data import Split, Splits
-from edgekd.distill import trainer
+from edgekd.distill import objectives, trainer
+from edgekd.distill.trainee import Trainee
 from edgekd.errors import BadInput
 from edgekd.quantize import Job, allocation, chain, differentiable, fake, make, quantized_distillation, refuses
 from edgekd.quantize.codebook import Codebook
 from edgekd.quantize.learned_scale import LearnedScale
-from edgekd.quantize.uniform import MinMax
+from edgekd.quantize.uniform import MinMax, rounded_once
 from edgekd.recipe import Distill, VariantRecipe
 
 SETTINGS = Distill(epochs=8, batch_size=32, learning_rate=0.02, teacher="live")
@@ -205,6 +206,63 @@ def test_the_exact_style_and_stochastic_rounding_reach_the_training(linear, tmp_
     for name in ("exact", "stochastic", "truncated", "learned"):
         assert np.abs(made[name] - made["plain"]).max() > 1e-3, name
     assert np.abs(made["truncated"]).max() <= 1
+
+
+class Twice(nn.Module):
+    """A layer that is called twice, and another one that shares its weight; remembers the weights that it computes with."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.tied, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3)
+        self.tied.weight = self.first.weight
+        self.seen = []
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for layer in (self.first, self.first, self.tied):
+            weight = layer.weight
+            self.seen.append(weight.detach().clone())
+            x = torch.relu(nn.functional.linear(x, weight, layer.bias))
+        return self.head(x)
+
+
+def test_all_uses_of_a_weight_see_it_rounded_alike_and_every_step_anew(job):
+    student = tiny.loaded(Twice())
+    net = student.module.net
+    config = variant(bits=2, rounding="stochastic")
+    quantized_distillation.prepare(net, {name: (size, 2) for name, size in chain.check(config, net).items()}, config)
+    data = job.splits().train.take(np.arange(8))
+    batch = {name: torch.from_numpy(values) for name, values in data.items()}
+    trainee = Trainee(
+        student, job.task, objectives.resolve(Distill(objectives=[{"kind": "task"}]).objectives), 0.0, 0, batch, {}
+    )
+    trainee.train()
+    steps = []
+    for _ in range(2):
+        net.seen.clear()
+        trainee(batch, {})[0].backward()
+        assert len(net.seen) == 3
+        assert all(torch.equal(weight, net.seen[0]) for weight in net.seen)
+        steps.append(net.seen[0])
+    assert not torch.equal(*steps)
+    net.seen.clear()
+    net.eval()
+    trainee(batch, {})
+    assert torch.equal(net.seen[0], MinMax(64, 2)(net.first.parametrizations.weight.original))
+
+
+def test_copies_of_a_layer_are_rounded_each_for_itself():
+    made = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40)).train()
+    made[1].load_state_dict(made[0].state_dict())
+    fake.attach(made, {f"{n}.weight": MinMax(40, 2, stochastic=True) for n in (0, 1)})
+    twin = copy.deepcopy(made)
+    with rounded_once():
+        seen = [net[n].weight for net in (made, twin) for n in (0, 1)]
+        assert all(torch.equal(a, b) == (a is b) for a in seen for b in seen)
+        seen[0].sum().backward()
+    assert torch.equal(made[0].parametrizations.weight.original.grad, torch.ones(40, 40))
+    assert not torch.equal(made[0].weight, made[0].weight)
 
 
 def test_training_beats_rounding_on_the_loss_it_is_given(job, tmp_path):
