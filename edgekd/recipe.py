@@ -234,6 +234,11 @@ class Calibration(Strict):
         "auto", description="keep weights to 7 bits where int8 sums saturate; auto: asks the target, then this CPU"
     )
 
+    @field_validator("overflow_fix", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 class Scheme(Strict):
     """The numbers of a variant, whatever method made them. None means full precision.

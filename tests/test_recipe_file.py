@@ -179,6 +179,12 @@ def test_a_list_of_one_method_is_that_method(write):
     assert "keeps full precision" in error_of(write(GOOD.replace("method: none", "method: [none], weights: {bits: 4}")))
 
 
+@pytest.mark.parametrize("text", ["on", "off", "auto", "'on'"])
+def test_the_overflow_fix_is_switched_by_the_words_that_the_advice_names(write, text):
+    read = recipe.load(write(GOOD), [f"quantize.int8.calibration.overflow_fix={text}"])
+    assert read.quantize[1].calibration.overflow_fix == text.strip("'")
+
+
 def test_settings_reach_into_the_training_of_a_variant(write):
     file = write(QUANTIZED)
     read = recipe.load(
