@@ -18,13 +18,14 @@ DEFINITIONS = {
     "4 bytes for each number that stays in float32; neither the code's own table nor the points are counted. A size on paper: "
     "no runtime reads such a file, and nobody ships one.",
     "file": "The variant's ONNX files as they lie on disk, graph and names included: what a device stores.",
-    "in float32": "Weights that were kept, and beside them always biases, normalisation and its statistics: so many numbers in all.",
+    "in float32": "Weights that were kept or are of no kind that is quantized, and beside them always biases, normalisation and its "
+    "statistics: so many numbers in all.",
     "student, teacher": "How many times as large they are in float32. The student: by arithmetic beside the sizes on paper, its own "
     "file beside the files, where the run has one. The teacher: 4 bytes a parameter.",
 }
 
 NAMED = 6
-"""Kept layers named in the table; the rest are counted."""
+"""Weights in float32 named in the table; the rest are counted."""
 
 OPEN = 24
 """Tensors of a budget that are shown at once; a longer table is folded."""
@@ -88,7 +89,7 @@ def weights(manifest: Manifest, colours: Mapping[str, int]) -> dict[str, Any] | 
 
 
 def _kept(facts: Mapping[str, Any]) -> str:
-    """Say what stays in full precision: the layers by name, and how many numbers in all."""
+    """Say what stays in full precision: all weights of two axes or more by name, and how many numbers in all."""
     names, count = facts["kept"], number(facts["sizes"]["unquantized"])
     if not names:
         return f"in float32: no layer's weights; {count} numbers"
