@@ -154,13 +154,14 @@ def checks(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
                 lines.append(
                     f"- {student}, {bits} bit: QD, DQ > PM bucket > PM no bucket {'holds' if holds else 'DOES NOT HOLD'}"
                 )
-            for cell in (f"qd-{bits}", f"qd+-{bits}"):
-                if lost := gaps(made, student, cell):
-                    of_paper = PAPER[student]["distilled"] - PAPER[student][f"qd-{bits}"]  # type: ignore[index]
-                    said = "no more than" if mean(lost) <= of_paper else "MORE THAN"
-                    lines.append(
-                        f"- {student}, {bits} bit: {cell.rpartition('-')[0]} loses {mean(lost):.2f}, {said} the paper's QD ({of_paper:.1f})"
-                    )
+            of_paper = PAPER[student]["distilled"] - PAPER[student][f"qd-{bits}"]  # type: ignore[index]
+            for cell in ("qd", "qd+"):
+                for start, words in (("distilled", "the distilled student"), (f"control-{cell}", "its control")):
+                    if lost := gaps(made, student, f"{cell}-{bits}", start):
+                        said = "no more than" if mean(lost) <= of_paper else "MORE THAN"
+                        lines.append(
+                            f"- {student}, {bits} bit: {cell} loses {mean(lost):.2f} to {words}, {said} the paper's QD ({of_paper:.1f})"
+                        )
     return lines
 
 
