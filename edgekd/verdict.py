@@ -102,7 +102,8 @@ def decide(
         near = f"runtime and file agree to {parity['runtime'].sqnr_db:.0f} dB"
         reason = f"{near} on the golden inputs; there was no labelled data to score"
         if metric and lost:
-            reason = f"{metric.name} falls by {lost.drop:.4f} of at most {gate.max_drop:g}; {near}"
+            fall = f"falls by {lost.drop:.4f} of at most {gate.max_drop:g}"
+            reason = f"{metric.name} {fall if lost.drop > 0 else f'improves by {-lost.drop:.4f}' if lost.drop else 'is as before'}; {near}"
     return Verdict(
         status="failed" if wrong else "passed",
         by="runtime",

@@ -54,3 +54,17 @@ def test_outputs_smaller_than_their_error_are_below_it(times, says):
     asked = SimpleNamespace(gate=Gate(), variant=SimpleNamespace(reference="graph", method="ptq", weights=None))
     _, wrong = verify._parity(asked, evaluations)
     assert [w.what for w in wrong] == [says]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "says"),
+    [
+        (895, "accuracy falls by 0.0050 of at most 0.01"),
+        (903, "accuracy improves by 0.0030"),
+        (900, "accuracy is as before"),
+    ],
+)
+def test_what_passed_says_which_way_the_score_went(runtime, says):
+    stages = {"teacher": 900} | dict.fromkeys(("student", "variant", "file", "runtime"), runtime)
+    verdict = decide(ACCURACY, Gate(), scored(**stages), NEAR, [])
+    assert (verdict.status, verdict.reason.split(";")[0]) == ("passed", says)

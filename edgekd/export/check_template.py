@@ -120,7 +120,7 @@ def check(np: Any, ort: Any, record: Any, threads: int, seconds: float) -> dict[
             )
         if golden["min_sqnr_db"] is not None and not sqnr >= golden["min_sqnr_db"]:
             problems.append(
-                f"{name}: outputs lie {sqnr:.1f} dB above the error against the golden ones, below {golden['min_sqnr_db']:g} dB"
+                f"{name}: the ratio of the outputs to their error against the golden ones is {sqnr:.1f} dB, below {golden['min_sqnr_db']:g} dB"
                 " (int8 sums saturate on x86 without VNNI)"
             )
         graphs[name].update(time_it(np, ort, HERE / graph["file"], inputs, threads, seconds))

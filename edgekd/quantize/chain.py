@@ -152,7 +152,8 @@ def _fit(config: VariantRecipe, job: Job, student: LoadedModel, method: str, set
         student, splits, task, settings, seed=job.seed, folder=folder,
         teacher=job.teacher() if job.teacher else replace(whole, module=copy.deepcopy(whole.module)),
         cache=job.teacher_cache if _reads_the_same(settings, job.training) else None,
-        section=f"quantize.{config.name}.training",
+        section=f"quantize.{config.name}.training"
+        + (f"[{config.methods.index(method)}]" if isinstance(config.training, tuple) else ""),
     ).to_json()  # fmt: skip
     history.pop("images_per_second")
     for epoch in history["epochs"]:
