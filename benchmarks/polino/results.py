@@ -26,8 +26,8 @@ PARTS = {
     "chain": ("QD, then DQ of its points", "control-qd"),
     "channel": ("QD with learned ends, a channel a bucket", "control-qd"),
     "learned": ("QD with learned ends of each 256", "control-qd"),
-    "longer": ("the same, twice as long", "control-qd+"),
-    "qd+": ("the same, weights averaged: qd+", "control-qd+"),
+    "longer": ("learned ends, twice as long", "control-qd+"),
+    "qd+": ("qd+: learned ends, twice as long, weights averaged", "control-qd+"),
 }
 """Cell -> (in words, the student in full precision that was trained for as long)."""
 
