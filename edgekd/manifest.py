@@ -130,6 +130,10 @@ def choose(
     if timed:
         fastest = min(timed, key=lambda v: medians[v])
         even = [v for v in timed if v == fastest or _as_fast(f"{target.name}/{v}", f"{target.name}/{fastest}", comparisons)]
+        # what compares alike with the fastest may still be seen to be slower than another of these
+        even = [
+            v for v in even if not any(_slower(f"{target.name}/{v}", f"{target.name}/{other}", comparisons) for other in even)
+        ]
         best = min(even, key=lambda v: _bytes(plan, target, v))
         ms = f"{duration(medians[best])} a call"
         if len(timed) == 1:
@@ -158,6 +162,10 @@ def _as_fast(a: str, b: str, comparisons: list[dict[str, Any]]) -> bool:
         return False
     near = max(one["ratio"], other["ratio"]) <= (1 + SAME) * min(one["ratio"], other["ratio"])
     return bool(near or (one["low"] <= other["high"] and other["low"] <= one["high"]))
+
+
+def _slower(candidate: str, control: str, comparisons: list[dict[str, Any]]) -> bool:
+    return any((c["candidate"], c["control"]) == (candidate, control) and "SLOWER" in c["verdict"] for c in comparisons)
 
 
 def _bytes(plan: Plan, target: Any, variant: str) -> int:

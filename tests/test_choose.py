@@ -95,6 +95,22 @@ def test_of_two_that_differ_alike_from_their_control_the_smallest(plan, small, t
     assert made["variant"] == chosen
 
 
+def test_what_the_clock_calls_slower_than_one_of_the_fastest_is_not_as_fast_as_each_other(plan):
+    more = VariantRecipe(name="tiny", method="round-to-nearest", weights=Weights(bits=2))
+    folder = plan.out / "targets" / "phone" / "tiny"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(bytes(50))
+    plan = replace(plan, recipe=plan.recipe.model_copy(update={"quantize": (*plan.recipe.quantize, more)}))
+    said = [
+        {"control": "phone/full", "candidate": f"phone/{name}", "verdict": words, "ratio": r, "low": r - 0.01, "high": r + 0.01}
+        for name, words, r in (("small", "no difference seen", 0.995), ("tiny", "tiny is 1.03x SLOWER than full", 0.98))
+    ]
+    passed = verdicts(full="passed", small="passed", tiny="passed")
+    made = choose(TARGET, plan, passed, timed(full=0.00201, small=0.002, tiny=0.00203), said)
+    assert made["variant"] == "small"
+    assert "smallest of 2" in made["why"]
+
+
 def test_by_a_pattern_of_the_rule_the_smallest(plan):
     target = replace(TARGET, prefer=("w*", "fp32"))
     more = [VariantRecipe(name=f"w{bits}", method="round-to-nearest", weights=Weights(bits=bits)) for bits in (4, 2)]

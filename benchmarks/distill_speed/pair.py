@@ -54,6 +54,11 @@ def student(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return ResNet(1, num_classes, in_channels)
 
 
+def resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """ResNet-20: what benchmarks/quantizer_speed trains."""
+    return ResNet(3, num_classes, in_channels)
+
+
 def teacher(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """ResNet-56."""
     return ResNet(9, num_classes, in_channels)

@@ -30,7 +30,7 @@ from edgekd.export.graph import torch_runner
 from edgekd.models import LoadedModel
 from edgekd.progress import say
 from edgekd.quantize import size
-from edgekd.run_folder import fingerprint
+from edgekd.run_folder import fingerprint, write_text
 from edgekd.tasks import task_of
 
 HERE = Path(__file__).parent
@@ -127,7 +127,7 @@ class Bench:
         began = time.perf_counter()
         found = make(folder)
         found |= {"key": made, "seconds": time.perf_counter() - began, "threads": torch.get_num_threads()}
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        write_text(file, json.dumps(found, indent=1) + "\n")
         say(
             f"{folder.parent.parent.name} {folder.parent.name} {folder.name}: {found['accuracy']:.4f} ({found['seconds']:.0f} s)"
         )
@@ -143,10 +143,11 @@ class Bench:
 
     def _quantized(self, cell: cells.Cell, distilled: LoadedModel, folder: Path) -> dict[str, Any]:
         made, encoded, told = cells.make(cell, distilled, self._fit, folder)
-        others = sum(
-            t.numel() for name, t in made.module.net.state_dict().items() if name not in encoded and t.is_floating_point()
-        )
-        return {"accuracy": self._score(made), "size": size.sizes(encoded, others), "training": told}
+        return {
+            "accuracy": self._score(made),
+            "size": size.sizes(encoded, size.numbers(made.module.net, without=encoded)),
+            "training": told,
+        }
 
     def _fit(self, student: LoadedModel, changes: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         assert self.recipe.distill is not None

@@ -30,7 +30,7 @@ KINDS = {
 }
 HERE = Path(__file__).parent
 STUDENTS: dict[str, dict[str, Any]] = {
-    "resnet20": {"model": f"py:{HERE / 'resnet20.py'}:student"},
+    "resnet20": {"model": f"py:{HERE.parent / 'distill_speed' / 'pair.py'}:resnet20"},
     "cnn-0.3M": {"model": f"py:{HERE.parent / 'polino' / 'networks.py'}:student", "arguments": {"name": "0.3M"}},
 }
 
