@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Check this artifact on the device: are the files whole, are the outputs right, how fast is it?
 
-    python check.py            (needs numpy and onnxruntime, nothing else)
-    python check.py --json     (one JSON object on the standard output)
+    python check.py            (needs its runtime and numpy, nothing else)
+    python check.py --json     (one JSON object on the standard output: `edgekd verify --import` reads it)
 
-Exit codes: 0 all right; 3 a file or an output is wrong; 4 onnxruntime or numpy is not installed.
+Exit codes: 0 all right; 3 a file or an output is wrong; 4 the runtime or numpy is not installed.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -17,7 +19,30 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+SCHEMA = 1
 RIGHT, WRONG, MISSING = 0, 3, 4
+
+clock = time.perf_counter  # a part may define its own, where calls are timed elsewhere
+
+# --- the runtime: assemble() puts one of check_parts/ in the place of these lines
+NEEDS = ("numpy",)
+"""What is to be installed, as pip calls it, the runtime last."""
+
+
+def version() -> str:
+    """Return the runtime's version. Raises ImportError where it is not installed."""
+    return "none"
+
+
+def open_session(path: Path, threads: int) -> tuple[Any, float]:
+    """Load one graph file (threads 0: all cores); return (call, seconds). call: name -> array, to the same of the outputs.
+
+    call.providers, where it has them: execution provider -> nodes.
+    """
+    raise NotImplementedError(f"no runtime opens {path} with {threads} threads")
+
+
+# --- end of the runtime
 
 
 def read_record() -> Any:
@@ -43,14 +68,28 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no more is known'])[0]}"
 
 
-def damaged_files(record: Any) -> list[str]:
-    """Return what is wrong with the files, in words; [] when each has the SHA-256 of artifact.json."""
-    found = []
+def hashes(record: Any) -> dict[str, Any]:
+    """Return path -> SHA-256 of each file that artifact.json describes, as it lies here; None where it is missing."""
+    found: dict[str, Any] = {}
     for told in record["files"]:
         path = HERE / told["path"]
-        if not path.is_file():
+        found[told["path"]] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    return found
+
+
+def identity(files: dict[str, Any]) -> str:
+    """Return one SHA-256 for all files: of the lines "HASH  PATH" in the order of their paths, as sha256sum writes them."""
+    lines = "".join(f"{files[path]}  {path}\n" for path in sorted(files))
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
+
+
+def damaged_files(record: Any) -> list[str]:
+    """Return what is wrong with the files, in words; [] when each has the SHA-256 of artifact.json."""
+    found, here = [], hashes(record)
+    for told in record["files"]:
+        if here[told["path"]] is None:
             found.append(f"{told['path']}: missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != told["sha256"]:
+        elif here[told["path"]] != told["sha256"]:
             found.append(f"{told['path']}: damaged or replaced (SHA-256 differs)")
     return found
 
@@ -68,37 +107,44 @@ def difference(np: Any, expected: Any, made: Any) -> tuple[float, float]:
     return float(abs(made - expected).max() / abs(expected).max()), float(min(200, 10 * np.log10(signal / noise)))
 
 
-def open_session(ort: Any, path: Path, threads: int) -> tuple[Any, float]:
-    """Load one graph file; return (session, seconds)."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    start = time.perf_counter()
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return session, time.perf_counter() - start
+def batch_of(graph: Any) -> int:
+    """Return the batch that a graph is made for; 0 where it takes any."""
+    first = [given["shape"][0] for given in graph.get("inputs", []) if given.get("shape")]
+    return first[0] if first and all(isinstance(axis, int) and axis == first[0] for axis in first) else 0
 
 
-def time_it(np: Any, ort: Any, path: Path, inputs: Any, threads: int, seconds: float) -> dict[str, Any]:
-    """Time a graph on its first golden sample: load, first call, warm calls for `seconds` (20 calls at least)."""
-    session, load = open_session(ort, path, threads)
-    one = {name: values[:1] for name, values in inputs.items()}
-    start = time.perf_counter()
-    session.run(None, one)
-    first = time.perf_counter() - start
+def run(np: Any, call: Any, inputs: Any, batch: int) -> Any:
+    """Run all samples; those of a graph made for one batch size in such batches, the last one filled up."""
+    count = max(len(values) for values in inputs.values())
+    if not batch or count == batch:
+        return call(inputs)
+    parts = []
+    for start in range(0, count, batch):
+        chosen = np.minimum(np.arange(start, start + batch), count - 1)
+        parts.append(call({name: values[chosen] for name, values in inputs.items()}))
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def time_it(np: Any, path: Path, inputs: Any, threads: int, seconds: float) -> dict[str, Any]:
+    """Time a graph on one batch: load, first call, warm calls for `seconds` (20 calls at least)."""
+    call, load = open_session(path, threads)
+    start = clock()
+    call(inputs)
+    first = clock() - start
     warm: list[float] = []
     begun = time.perf_counter()
     while len(warm) < 20 or (time.perf_counter() - begun < seconds and len(warm) < 100_000):
-        start = time.perf_counter()
-        session.run(None, one)
-        warm.append(time.perf_counter() - start)
+        start = clock()
+        call(inputs)
+        warm.append(clock() - start)
     times = {"load_s": load, "first_call_s": first, "warm_count": len(warm), "warm_median_s": float(np.median(warm))}
     if len(warm) >= 100:  # ten samples beyond it: fewer say little about a 90th percentile
         times["warm_p90_s"] = float(np.quantile(warm, 0.9))
     return times
 
 
-def check(np: Any, ort: Any, record: Any, threads: int, seconds: float) -> dict[str, Any]:
-    """Return the findings: {problems, graphs: {name: {relative_error, sqnr_db, load_s, ...}}, ...}."""
+def check(np: Any, record: Any, threads: int, seconds: float, emulator: str) -> dict[str, Any]:
+    """Return {problems, graphs: {name: {relative_error, sqnr_db, load_s, ...}}}. An emulator's seconds are not taken."""
     golden, graphs, problems = record["golden"], {}, damaged_files(record)
     stored = {}
     if not problems:
@@ -109,11 +155,14 @@ def check(np: Any, ort: Any, record: Any, threads: int, seconds: float) -> dict[
         expected = {key.split("/", 2)[2]: v for key, v in stored.items() if key.startswith(f"{name}/out/")}
         if not expected:
             continue
-        session, _ = open_session(ort, HERE / graph["file"], threads)
-        made = dict(zip(expected, session.run(list(expected), inputs)))  # noqa: B905 - `strict` is newer than some devices' Python
+        call, _ = open_session(HERE / graph["file"], threads)
+        batch = batch_of(graph)
+        made = run(np, call, inputs, batch)
         differences = [difference(np, expected[key], made[key]) for key in expected]
         error, sqnr = max(d[0] for d in differences), min(d[1] for d in differences)
         graphs[name] = {"relative_error": error, "sqnr_db": sqnr}
+        if getattr(call, "providers", None):
+            graphs[name]["providers"] = call.providers
         if golden["max_error"] is not None and not error <= golden["max_error"]:
             problems.append(
                 f"{name}: outputs differ from the golden ones by {error:.2g} of the largest, above {golden['max_error']:.2g}"
@@ -123,16 +172,37 @@ def check(np: Any, ort: Any, record: Any, threads: int, seconds: float) -> dict[
                 f"{name}: the ratio of the outputs to their error against the golden ones is {sqnr:.1f} dB, below {golden['min_sqnr_db']:g} dB"
                 " (int8 sums saturate on x86 without VNNI)"
             )
-        graphs[name].update(time_it(np, ort, HERE / graph["file"], inputs, threads, seconds))
-    return {
-        "artifact": f"{record['target']}/{record['variant']}",
-        "right": not problems,
-        "problems": problems,
-        "graphs": graphs,
-        "machine": platform.machine(),
-        "onnxruntime": ort.__version__,
-        "threads": threads,
-    }
+        if not emulator:
+            one = {key: values[: batch or 1] for key, values in inputs.items()}
+            graphs[name].update(time_it(np, HERE / graph["file"], one, threads, seconds))
+    return {"right": not problems, "problems": problems, "graphs": graphs}
+
+
+def processor() -> str:
+    """Return the processor's name, or at least its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    known = told.get("model name") or told.get("Hardware") or told.get("Model")
+    return known or platform.processor() or platform.machine() or "unknown"
+
+
+def say(found: dict[str, Any]) -> None:
+    """Tell people what was found."""
+    for name, graph in found["graphs"].items():
+        print(f"{name}: {graph['sqnr_db']:.1f} dB, largest error {graph['relative_error']:.2g} of the largest output")
+        if "warm_median_s" not in graph:
+            continue
+        p90 = f", p90 {graph['warm_p90_s'] * 1e3:.3f} ms" if "warm_p90_s" in graph else ""
+        print(
+            f"  load {graph['load_s'] * 1e3:.1f} ms, first call {graph['first_call_s'] * 1e3:.2f} ms, "
+            f"warm median {graph['warm_median_s'] * 1e3:.3f} ms{p90} ({graph['warm_count']} calls)"
+        )
+    for problem in found["problems"]:
+        print(f"WRONG {problem}")
+    print(f"{found['artifact']}: {'all right' if found['right'] else 'wrong'}")
 
 
 def main() -> int:
@@ -141,35 +211,49 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--threads", type=int, default=0, help="threads of the runtime (0: all cores)")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long to time warm calls, for each graph")
+    parser.add_argument(
+        "--emulator", default="", help="what this machine is emulated by: nothing is timed, and the JSON says so"
+    )
     options = parser.parse_args()
     try:
         import numpy as np
-        import onnxruntime as ort
+
+        versions = {"python": platform.python_version(), "numpy": np.__version__}
+        versions[NEEDS[-1]] = version()
     except ImportError as error:
-        print(f"{error.name} is not installed here: pip install numpy onnxruntime", file=sys.stderr)
+        print(f"{error.name} is not installed here: pip install {' '.join(NEEDS)}" if error.name else error, file=sys.stderr)
         return MISSING
     record = read_record()
-    name = HERE.name if isinstance(record, str) else f"{record['target']}/{record['variant']}"
-    found: dict[str, Any] = {"artifact": name, "right": False, "problems": [record], "graphs": {}}
-    if not isinstance(record, str):
+    whole = not isinstance(record, str)
+    found: dict[str, Any] = {
+        "schema": SCHEMA,
+        "artifact": f"{record['target']}/{record['variant']}" if whole else HERE.name,
+        "files": hashes(record) if whole else {},
+        "identity": "",
+        "right": False,
+        "problems": [record],
+        "graphs": {},
+        "runtime": NEEDS[-1],
+        "versions": versions,
+        "machine": platform.machine(),
+        "processor": processor(),
+        "system": platform.platform(),
+        "threads": options.threads,
+        "emulator": options.emulator or None,
+        "seconds_are_the_devices": not options.emulator,
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    found["identity"] = identity(found["files"])
+    if whole:
         try:
-            found = check(np, ort, record, options.threads, options.seconds)
+            found.update(check(np, record, options.threads, options.seconds, options.emulator))
         except Exception as error:  # a file that the runtime cannot load or run is a finding, not a crash
             found["problems"] = [*damaged_files(record), first_line(error)]
     if options.json:
         finite = {"Infinity": None, "-Infinity": None, "NaN": None}
         print(json.dumps(json.loads(json.dumps(found), parse_constant=finite.get)))
     else:
-        for name, graph in found["graphs"].items():
-            print(f"{name}: {graph['sqnr_db']:.1f} dB, largest error {graph['relative_error']:.2g} of the largest output")
-            p90 = f", p90 {graph['warm_p90_s'] * 1e3:.3f} ms" if "warm_p90_s" in graph else ""
-            print(
-                f"  load {graph['load_s'] * 1e3:.1f} ms, first call {graph['first_call_s'] * 1e3:.2f} ms, "
-                f"warm median {graph['warm_median_s'] * 1e3:.3f} ms{p90} ({graph['warm_count']} calls)"
-            )
-        for problem in found["problems"]:
-            print(f"WRONG {problem}")
-        print(f"{found['artifact']}: {'all right' if found['right'] else 'wrong'}")
+        say(found)
     return RIGHT if found["right"] else WRONG
 
 

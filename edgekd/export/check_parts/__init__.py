@@ -1,0 +1,1 @@
+"""The parts of check.py that open a session, one file a runtime: see check.assemble."""
