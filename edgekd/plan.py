@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import data, host, imports, quantize, run_folder
-from .backends import BACKENDS, backend_of
+from .backends import backend_of, packages_of
 from .errors import BadInput, Missing
+from .quantize import dialects
 from .recipe import Model, Recipe
 from .run_folder import fingerprint
 from .targets import Target, load_target
@@ -34,9 +35,9 @@ _PACKAGES = {
     "graphs": ("torch", "onnx", "onnxscript"),
     "quantize": ("nncf", "onnx", "onnxruntime"),
     "network": ("torch", "onnx", "onnxscript"),
-    "export": ("onnx", "onnxruntime"),
+    "export": ("onnx",),
     "verify": ("torch", "onnxruntime"),
-    "bench": ("onnxruntime",),
+    "bench": (),
 }
 
 
@@ -186,7 +187,7 @@ def _steps(
     variants: dict[str, str] = {}
     for variant in recipe.quantize:
         settings = _plain(variant)
-        made_from: list[Any] = [narrow(variant, targets), _code("quantize")]
+        made_from: list[Any] = [narrow(variant, targets), dialects.wanted(variant.scheme, targets), _code("quantize")]
         if quantize.from_the_network(variant):
             settings.pop("calibration")
             made_from = [quantize.opset_for(targets), _code("network")]
@@ -199,16 +200,19 @@ def _steps(
     exported: dict[tuple[str, str], str] = {}
     for target in targets:
         for name in (v.name for v in recipe.quantize if (target.name, v.name) not in refused):
-            tolerance = [recipe.gate.max_error, recipe.gate.min_sqnr_db]  # check.py judges by them on the device
-            made = fingerprint("export", variants[name], target.fingerprint, samples, tolerance, _code("export"))
+            # check.py judges by them on the device
+            tolerance = [recipe.gate.max_error, recipe.gate.min_sqnr_db, recipe.gate.min_fp16_sqnr_db]
+            runtime = packages_of(target.backend)
+            made = fingerprint("export", variants[name], target.fingerprint, samples, tolerance, runtime, _code("export"))
             exported[target.name, name] = made
             yield Step(f"export/{target.name}/{name}", f"targets/{target.name}/{name}", made)
     for (target_name, name), made in exported.items():
-        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), _cpu(), _code("verify"))
+        here = _here(next(target for target in targets if target.name == target_name))
+        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), here, _code("verify"))
         yield Step(f"verify/{target_name}/{name}", f"verdicts/{target_name}/{name}", judged)
     for target in targets:
         mine = {f"{t}/{v}": made for (t, v), made in exported.items() if t == target.name}
-        timed = fingerprint("bench", mine, _plain(recipe.bench), _cpu(), _code("bench"))
+        timed = fingerprint("bench", mine, _plain(recipe.bench), _here(target), _code("bench"))
         yield Step(f"bench/{target.name}", f"measurements/{target.name}", timed)
 
 
@@ -227,9 +231,9 @@ def _refusals(recipe: Recipe, targets: tuple[Target, ...]) -> Iterable[Refusal]:
 
 
 def _need_packages(targets: tuple[Target, ...]) -> None:
-    for backend in sorted({target.backend for target in targets}):
-        if backend in BACKENDS and (missing := backend_of(backend).missing()):
-            raise Missing(missing)
+    missing = {t.name: reason for t in targets if (reason := backend_of(t.backend).missing())}
+    if missing:
+        raise Missing("\n".join(f"target `{name}`: {reason}" for name, reason in missing.items()))
 
 
 def check_model_files(role: str, model: Model) -> None:
@@ -270,9 +274,10 @@ def _folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _cpu() -> list[Any]:
-    """What a verdict and a measurement depend on beside the files: the processor that ran them."""
-    return [host.cpu_model(), sorted(host.cpu_flags()), host.usable_cores()]
+def _here(target: Target) -> list[Any]:
+    """What a verdict and a measurement depend on beside the files: what this machine executes them with."""
+    means = asdict(backend_of(target.backend).executes(target))
+    return [host.cpu_model(), sorted(host.cpu_flags()), host.usable_cores(), means, packages_of(target.backend)]
 
 
 def _code(stage: str) -> list[str]:

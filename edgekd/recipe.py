@@ -451,9 +451,24 @@ class Gate(Strict):
         25.0,
         description="quantized: least signal-to-noise ratio of the runtime's outputs against the exact arithmetic of the same file",
     )
+    min_fp16_sqnr_db: float = Field(
+        40.0, description="full precision, where the device computes in float16: least signal-to-noise ratio of its outputs"
+    )
     min_variant_sqnr_db: float = Field(
         10.0, description="quantized without training: least signal-to-noise ratio of its outputs against the student's"
     )
+    simulator_samples: int = Field(
+        200, ge=1, description="of the test samples, for a device that is simulated here or interpreted: both are slow"
+    )
+
+    def tolerance(self, floating: bool, precision: str) -> tuple[float | None, float | None]:
+        """Return (largest relative error, least SQNR in dB) of a device's outputs; the one that does not apply is None.
+
+        floating: the variant computes in floating point. precision: in which the device does so, fp32 or fp16.
+        """
+        if not floating:
+            return None, self.min_sqnr_db
+        return (self.max_error, None) if precision == "fp32" else (None, self.min_fp16_sqnr_db)
 
 
 class Bench(Strict):

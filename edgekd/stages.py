@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from . import run_folder
@@ -27,6 +28,24 @@ def check(plan: Plan, materials: Materials) -> None:
 
     distill.check(plan.recipe.teaching, materials.fresh_student, materials.teacher if plan.recipe.teacher else None)
     check_variants(plan, materials, plan.recipe.quantize)
+    check_graphs(plan, materials)
+
+
+def check_graphs(plan: Plan, materials: Materials) -> None:
+    """Show every target the student's graphs before it is trained. Raises BadInput for an operator or a shape that one cannot take."""
+    from .backends import backend_of
+    from .export import onnx
+
+    refused = []
+    with TemporaryDirectory() as folder:
+        for graph in materials.task.graphs(materials.fresh_student, materials.splits):
+            file = Path(folder) / f"{graph.name}.onnx"
+            onnx.write(graph, file)
+            for target in plan.targets:
+                if reason := backend_of(target.backend).refuses_graph(file, target):
+                    refused.append(f"target `{target.name}`: graph `{graph.name}`: {reason}")
+    if refused:
+        raise BadInput("\n".join(refused))
 
 
 def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantRecipe]) -> None:

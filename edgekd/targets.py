@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import host
-from .backends import BACKENDS
+from . import backends, host
 from .errors import BadInput
 from .names import nearest
 from .resources import listing, resource
@@ -25,16 +24,20 @@ _X86 = {"x86_64", "amd64", "i386", "i686"}
 OPSET = 21
 """Of a target that names none: the first with integers of 4 bits, which runtimes have had since 2024."""
 _LISTS = ("stores", "accelerates", "prefer")
+_TABLES = ("limits", "options")
+_CHOICES = {"precision": ("fp32", "fp16"), "quantizer": ("", "qnn", "tensorrt")}
 
 
 @dataclass(frozen=True)
 class Target:
     """A device class.
 
-    name: of the file. backend: key of backends.BACKENDS. device: "local" when this machine stands for it.
+    name: of the file. backend: one of backends.names(). device: "local" when this machine may be one, else what it is, such as "phone".
     stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes, or patterns of them: `w*` for weights of
     any bits, `w?g*` in groups (what follows an `a`, the activations, is never part of a pattern). accelerates: those it has fast
     kernels for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 21}, the highest that its runtime takes.
+    precision: of its arithmetic in floating point, fp32 or fp16. quantizer: the dialect of int8 files that its runtime needs
+    (quantize/dialects), "" for the usual one. options: for its backend, such as {"soc_model": 57}.
     architecture, vnni (int8 products summed in 32 bits): of the device; None asks this machine, where device is "local".
     file: what `load_target` reads it from again: the name of a shipped one, or the absolute path of a .toml file.
     fingerprint: changes whenever the file does.
@@ -49,7 +52,10 @@ class Target:
     prefer: tuple[str, ...] = ("fp32",)
     architecture: str | None = None
     vnni: bool | None = None
+    precision: str = "fp32"
+    quantizer: str = ""
     limits: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     file: str = ""
     fingerprint: str = field(default="", repr=False)
@@ -58,6 +64,11 @@ class Target:
     def opset(self) -> int:
         """The highest ONNX opset that its runtime takes."""
         return int(self.limits.get("opset", OPSET))
+
+    @property
+    def static(self) -> bool:
+        """Whether its runtime takes fixed shapes alone: one sample a call."""
+        return bool(self.limits.get("static", False))
 
     def saturates(self) -> str | None:
         """Say why full-range int8 sums saturate on this device; None where they do not.
@@ -72,12 +83,16 @@ class Target:
         return None if self.vnni else f"x86 without VNNI ({self.name}) saturates int8 sums at 16 bits"
 
     def elsewhere(self) -> str | None:
-        """Say why this machine cannot stand for the device; None when it can."""
+        """Say why this machine is not the device, for the clock above all; None when it can be."""
         if self.device != "local":
             return f"{self.title} is another device ({self.device}) and cannot be reached from here"
         here = platform.machine()
         if self.architecture and self.architecture.lower() != here.lower():
             return f"{self.title} is {self.architecture} and this machine {here}"
+        if self.vnni is False and host.vnni():
+            return f"{self.title} has no VNNI and this machine has"
+        if self.vnni and host.vnni() is False:
+            return f"{self.title} has VNNI and this machine has not"
         return None
 
 
@@ -124,9 +139,8 @@ def load_target(name: str) -> Target:
     for key in ("title", "backend"):
         if key not in told:
             raise BadInput(f"{file}: needs `{key}` (a text)")
-    if told["backend"] not in BACKENDS:
-        backend = told["backend"]
-        raise BadInput(f"{file}: no backend `{backend}`{nearest(backend, BACKENDS)}; there are {', '.join(BACKENDS)}")
+    if (backend := told["backend"]) not in (known := backends.names()):
+        raise BadInput(f"{file}: no backend `{backend}`{nearest(backend, known)}; there are {', '.join(known)}")
     for key in _LISTS:
         told[key] = tuple(told.get(key, ("fp32",)))
     origin = str(file.resolve()) if name.endswith(".toml") else name
@@ -140,6 +154,8 @@ def _wrong_type(key: str, value: Any) -> str | None:
         return None if right else 'a list of texts, such as ["fp32", "w8a8"]'
     if key == "vnni":
         return None if isinstance(value, bool) else "true or false"
-    if key == "limits":
+    if key in _TABLES:
         return None if isinstance(value, dict) else "a table, such as {opset = 20}"
+    if key in _CHOICES:
+        return None if value in _CHOICES[key] else f"one of {', '.join(map(repr, _CHOICES[key]))}"
     return None if isinstance(value, str) else "a text"

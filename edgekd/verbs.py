@@ -95,14 +95,29 @@ def report(run: str | Path) -> Path:
 
 
 def targets() -> list[dict[str, Any]]:
-    """Return the known device classes: name, title, backend, schemes, and what is missing here."""
-    from .backends import BACKENDS, backend_of
+    """Return the known device classes: name, title, backend, schemes, what is missing to convert, how this machine executes them."""
+    from .backends import backend_of
     from .targets import all_targets
 
     found = []
     for target in all_targets():
-        missing = backend_of(target.backend).missing() if target.backend in BACKENDS else f"no backend {target.backend}"
-        found.append({"name": target.name, "title": target.title, "backend": target.backend, "missing": missing})
+        backend = backend_of(target.backend)
+        means = backend.executes(target)
+        found.append(
+            {
+                "name": target.name,
+                "title": target.title,
+                "backend": target.backend,
+                "stores": list(target.stores),
+                "accelerates": list(target.accelerates),
+                "precision": target.precision,
+                "limits": dict(target.limits),
+                "source": target.source,
+                "missing": backend.missing(),
+                "verified_by": means.by,
+                "why": means.why,
+            }
+        )
     return found
 
 

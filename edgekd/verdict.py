@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 from .parity import Parity, paired_interval
 
 if TYPE_CHECKING:
+    from .backends import Means
     from .divergence import Divergence
     from .recipe import Gate
     from .tasks import Evaluation, Metric
 
 STAGES = ("teacher", "student", "variant", "file", "runtime")
+_NAMES = {"runtime": "runtime", "simulator": "the vendor's simulator", "reference": "the reference interpreter"}
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether an artifact may ship, and why.
 
-    status: passed, failed or not_verified. by: what executed the runtime stage ("runtime", or None). reason: in words.
+    status: passed, failed or not_verified. by: what executed the runtime stage: "runtime", "simulator" (the vendor's), "reference"
+    (an interpreter of the same file), "device" (check.py there), or None: nothing did. reason: in words.
     lost_at: the stage that lost the accuracy, or whose outputs depart from the stage before.
     scores: stage -> the metric. drop: from the first stage to the runtime, positive is worse; interval: its 95% bootstrap interval.
     parity: stage -> how far its outputs lie from the stage before ({max_abs, relative, sqnr_db, reason}).
@@ -88,6 +91,7 @@ def decide(
     parity: Mapping[str, Parity],
     wrong: list[Wrong],
     *,
+    means: Means,
     diverged: Divergence | None = None,
     providers: Mapping[str, int] | None = None,
     seed: int = 0,
@@ -99,14 +103,16 @@ def decide(
     if wrong:
         reason = "; ".join(w.what for w in wrong) + (f"; the first layer to depart is {diverged}" if diverged else "")
     else:
-        near = f"runtime and file agree to {parity['runtime'].sqnr_db:.0f} dB"
+        near = f"{_NAMES[means.by or 'runtime']} and {'file' if 'file' in evaluations else 'variant'} agree to {parity['runtime'].sqnr_db:.0f} dB"
         reason = f"{near} on the golden inputs; there was no labelled data to score"
         if metric and lost:
             fall = f"falls by {lost.drop:.4f} of at most {gate.max_drop:g}"
             reason = f"{metric.name} {fall if lost.drop > 0 else f'improves by {-lost.drop:.4f}' if lost.drop else 'is as before'}; {near}"
+    if means.why and not wrong:
+        reason += f"; {means.why}"
     return Verdict(
         status="failed" if wrong else "passed",
-        by="runtime",
+        by=means.by,
         reason=reason,
         lost_at=wrong[0].stage if wrong else None,
         metric=metric.name if metric else None,
@@ -128,11 +134,18 @@ def _share(lost: Loss) -> str:
     return f"{f'{lost.there:.4f}' if gained < 0 else 'all'} of it at the {lost.at} stage"
 
 
-def not_verified(reason: str, metric: Metric | None, evaluations: Mapping[str, Evaluation]) -> Verdict:
-    """Return the verdict of an artifact whose runtime is not here: it did not pass."""
-    scores = _scores(metric, evaluations)
+def not_verified(
+    reason: str, metric: Metric | None, evaluations: Mapping[str, Evaluation], parity: Mapping[str, Parity]
+) -> Verdict:
+    """Return the verdict of an artifact whose runtime is not here: nothing is wrong with it as far as seen, it did not pass."""
     return Verdict(
-        "not_verified", None, reason, metric=metric.name if metric else None, scores=scores, samples=_samples(evaluations)
+        "not_verified",
+        None,
+        reason,
+        metric=metric.name if metric else None,
+        scores=_scores(metric, evaluations),
+        parity={stage: p.record() for stage, p in parity.items()},
+        samples=_samples(evaluations),
     )
 
 

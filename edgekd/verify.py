@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import divergence
-from .backends import backend_of
+from .backends import backend_of, wrong_with
 from .export import artifact as artifacts
 from .export.graph import torch_runner
 from .parity import Parity, compare
@@ -59,28 +59,61 @@ class Question:
 
 def verify(asked: Question) -> Verdict:
     """Judge one artifact. What is wrong with it is the verdict, not an exception."""
+    backend = backend_of(asked.target.backend)
+    means = backend.executes(asked.target)
+    if means.by in ("simulator", "reference"):
+        asked = _fewer(asked)
     metric = asked.task.metric if asked.task and asked.split else None
     evaluations = {name: e for name in ("teacher", "student") if (e := getattr(asked, name)) is not None}
-    backend = backend_of(asked.target.backend)
-    if reason := backend.missing() or asked.target.elsewhere():
-        return not_verified(reason, metric, evaluations)
     wrong, providers = _wrong_from_outside(asked), Counter[str]()
     parity: dict[str, Parity] = {}
     stage = "variant"
     try:
         evaluations["variant"] = _variant(asked)
         stage = "file"
-        same = _same_files(asked)
-        exact = file_runner(asked.artifact.graphs, asked.target.backend)
-        evaluations["file"] = evaluations["variant"] if same else _evaluate(asked, exact)
+        wrong += [Wrong("file", what) for f in asked.artifact.graphs.values() for what in _rules(asked, f)]
+        if exact := _run(asked, exact=True):
+            evaluations["file"] = evaluations["variant"] if _same_files(asked) else _evaluate(asked, exact)
         stage = "runtime"
-        evaluations["runtime"] = _evaluate(asked, _runtime(asked, providers))
+        if means.by is not None and (run := _run(asked, providers=providers)):
+            evaluations["runtime"] = _evaluate(asked, run)
         parity, apart = _parity(asked, evaluations)
         wrong += apart
     except Exception as error:  # a file can be wrong in any way, and each runtime has its own exceptions
         wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))
-    diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file") for w in wrong) else None
-    return decide(metric, asked.gate, evaluations, parity, wrong, diverged=diverged, providers=providers, seed=asked.seed)
+    diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file", "runtime") for w in wrong) else None
+    if means.by is None and not wrong:
+        return not_verified(means.why, metric, evaluations, parity)
+    return decide(
+        metric, asked.gate, evaluations, parity, wrong, means=means, diverged=diverged, providers=providers, seed=asked.seed
+    )
+
+
+def _fewer(asked: Question) -> Question:
+    """Ask about no more samples than a simulator has time for, spread over the split: at every stage the same ones."""
+    if asked.task is None or asked.split is None or len(asked.split) <= asked.gate.simulator_samples:
+        return asked
+    at = np.unique(np.linspace(0, len(asked.split) - 1, asked.gate.simulator_samples).round().astype(np.int64))
+    split = asked.split.at(at)
+    teacher, student = (_cut(asked.task, split, whole, at) if whole else None for whole in (asked.teacher, asked.student))
+    return replace(asked, split=split, teacher=teacher, student=student)
+
+
+def _cut(task: Task, split: Split, whole: Evaluation, at: np.ndarray) -> Evaluation:
+    """Score some of the samples again, from the outputs that were kept."""
+    begun = 0
+
+    def replay(name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        nonlocal begun
+        rows = at[begun : begun + max(len(values) for values in inputs.values())]
+        begun += len(rows)
+        return {key: values[rows] for key, values in whole.outputs.items()}
+
+    return task.evaluate(replay, split)
+
+
+def _rules(asked: Question, file: Path) -> list[str]:
+    return wrong_with(asked.target.backend, file, asked.target)
 
 
 def _variant(asked: Question) -> Evaluation:
@@ -93,18 +126,24 @@ def _variant(asked: Question) -> Evaluation:
     return _evaluate(asked, file_runner(asked.variant.graphs))
 
 
-def _runtime(asked: Question, providers: Counter[str]) -> Runner:
-    """Run the artifact as its runtime does; note in `providers` which took how many nodes."""
-    sessions: dict[str, Session] = {}
+def _run(asked: Question, *, exact: bool = False, providers: Counter[str] | None = None) -> Runner | None:
+    """Run the artifact's files, as the device does or in exact arithmetic; None where the backend has none.
 
-    def run(name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+    providers: what took how many nodes is added to it.
+    """
+    backend = backend_of(asked.target.backend)
+    sessions: dict[str, Session | None] = {}
+
+    def session(name: str) -> Session | None:
         if name not in sessions:
-            file = asked.artifact.graphs[name]
-            sessions[name] = backend_of(asked.target.backend).load(file, asked.target, asked.threads)
-            providers.update(sessions[name].providers)
-        return sessions[name].run(inputs)
+            sessions[name] = backend.load(asked.artifact.graphs[name], asked.target, asked.threads, exact)
+            if providers is not None and (made := sessions[name]):
+                providers.update(made.providers)
+        return sessions[name]
 
-    return run
+    if any(session(name) is None for name in asked.artifact.graphs):
+        return None
+    return lambda name, inputs: session(name).run(inputs)  # type: ignore[union-attr]
 
 
 def _evaluate(asked: Question, run: Runner) -> Evaluation:
@@ -131,7 +170,8 @@ def _wrong_from_outside(asked: Question) -> list[Wrong]:
 
 def _same_files(asked: Question) -> bool:
     """Say whether the artifact ships the variant's very bytes: then both have the same exact arithmetic."""
-    if asked.variant.reference != "graph" or asked.variant.graphs.keys() != asked.artifact.graphs.keys():
+    kept_as_onnx = all(file.suffix == ".onnx" for file in asked.artifact.graphs.values())
+    if not kept_as_onnx or asked.variant.reference != "graph" or asked.variant.graphs.keys() != asked.artifact.graphs.keys():
         return False
     from .export.onnx import files_of
 
@@ -153,21 +193,34 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
         if variant.method in UNTRAINED and not near.sqnr_db >= gate.min_variant_sqnr_db:
             said = near.reason or f"{_over_error(near.sqnr_db)} against the student's"
             wrong.append(Wrong("variant", f"the variant's outputs: {said} (gate {gate.min_variant_sqnr_db:g} dB)"))
-    found["file"] = near = compare(evaluations["variant"].outputs, evaluations["file"].outputs)
-    if not near.relative <= gate.max_error:
-        said = near.reason or f"off by {near.relative:.2g} of the largest from the variant's"
-        wrong.append(Wrong("file", f"the file's outputs: {said} (gate {gate.max_error:g})"))
-    found["runtime"] = near = compare(evaluations["file"].outputs, evaluations["runtime"].outputs)
-    if variant.reference == "torch":  # floating point on both sides
-        if not near.relative <= gate.max_error:
-            said = near.reason or f"off by {near.relative:.2g} of the largest from the file's exact arithmetic"
-            wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.max_error:g})"))
-    elif not near.sqnr_db >= gate.min_sqnr_db:
-        said = near.reason or f"{_over_error(near.sqnr_db)} against the file's exact arithmetic"
-        hint = asked.target.saturates()
-        advice = f": {hint}; set calibration.overflow_fix to `on`" if hint else ""
-        wrong.append(Wrong("runtime", f"the runtime's outputs: {said} (gate {gate.min_sqnr_db:g} dB){advice}"))
+    max_error, min_sqnr_db = gate.tolerance(variant.reference == "torch", asked.target.precision)
+    before = "variant"
+    for stage in ("file", "runtime"):
+        if stage not in evaluations:
+            continue
+        found[stage] = near = compare(evaluations[before].outputs, evaluations[stage].outputs)
+        # a file that keeps the variant's own integers, in exact arithmetic, has to give the very same values
+        exact = stage == "file" and (asked.target.precision == "fp32" or asked.variant.reference == "graph")
+        if reason := _too_far(near, before, gate.max_error if exact else max_error, None if exact else min_sqnr_db):
+            hint = asked.target.saturates() if stage == "runtime" and variant.reference == "graph" else None
+            advice = f": {hint}; set calibration.overflow_fix to `on`" if hint else ""
+            wrong.append(Wrong(stage, f"the {stage}'s outputs: {reason}{advice}"))
+        before = stage
     return found, wrong
+
+
+_REFERENCE = {"variant": "the variant's", "file": "the file's exact arithmetic"}
+
+
+def _too_far(near: Parity, before: str, max_error: float | None, min_sqnr_db: float | None) -> str | None:
+    """Say that outputs lie too far from those of the stage before; None when they don't."""
+    if max_error is not None and not near.relative <= max_error:
+        said = near.reason or f"off by {near.relative:.2g} of the largest from {_REFERENCE[before]}"
+        return f"{said} (gate {max_error:g})"
+    if min_sqnr_db is not None and not near.sqnr_db >= min_sqnr_db:
+        said = near.reason or f"{_over_error(near.sqnr_db)} against {_REFERENCE[before]}"
+        return f"{said} (gate {min_sqnr_db:g} dB)"
+    return None
 
 
 def _over_error(sqnr_db: float) -> str:
@@ -218,7 +271,7 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
     verdict = verify(
         Question(
             artifact=artifacts.load(plan.out / "targets" / target.name / variant_name),
-            variant=variants.load(plan.out / "variants" / variant_name),
+            variant=variants.load(plan.out / "variants" / variant_name).for_target(target),
             target=target,
             gate=plan.recipe.gate,
             task=materials.task,

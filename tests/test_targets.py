@@ -30,7 +30,7 @@ def test_an_unknown_target_names_the_nearest():
         ('title = "T"\nbackend = "onnxruntime"\nstore = ["fp32"]', "unknown key `store` .did you mean `stores`"),
         ('title = "T"', "needs `backend`"),
         ('title = "T"\nbackend = "onnxruntime"\nstores = "fp32"', "`stores` must be a list"),
-        ('title = "T"\nbackend = "tensorrt"', "no backend `tensorrt`; there are onnxruntime"),
+        ('title = "T"\nbackend = "tvm"', "no backend `tvm`; there are onnxruntime"),
         ('title = "T"\nbackend = "onnxruntim"', "did you mean `onnxruntime`"),
         ('title = 5\nbackend = "onnxruntime"', "`title` must be a text, not 5"),
         ('title = "T"\nbackend = "onnxruntime"\ndevice = 5', "`device` must be a text, not 5"),

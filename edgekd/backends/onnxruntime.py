@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import host
 from ..errors import BadInput, Missing
 from ..targets import covers
+from . import Means
 
 if TYPE_CHECKING:
-    from ..export.graph import Arrays
+    import onnx
+
+    from ..export.graph import Arrays, Graph
     from ..quantize.variant import Variant
     from ..recipe import Scheme
     from ..targets import Target
 
+PACKAGES = ("onnx", "onnxruntime")
+CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "onnxruntime.py"
+
 _PROVIDER = "CPUExecutionProvider"
+_SEVEN_BITS = 64
+"""Products of 8 and 7 bits, summed in pairs, stay within 16 bits: 2 * 255 * 64 < 2**15."""
 
 
 class OnnxRuntimeSession:
@@ -47,6 +58,14 @@ def missing() -> str | None:
     return None
 
 
+def executes(target: Target) -> Means:
+    """Say how this machine can execute what is made for a target: the same runtime, on this processor."""
+    if reason := missing():
+        return Means(None, reason)
+    away = target.elsewhere()
+    return Means("runtime", f"run on {platform.machine()} here: {away}" if away else "", seconds_are_the_devices=not away)
+
+
 def refuses(scheme: Scheme, target: Target) -> str | None:
     """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
     if covers(target.stores, scheme.label):
@@ -54,7 +73,18 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
     return f"{target.title} cannot store {scheme.label}: it stores {', '.join(target.stores)}. Change the variant's bits or the target"
 
 
-def convert(variant: Variant, target: Target, folder: Path) -> dict[str, Path]:
+def refuses_graph(file: Path, target: Target) -> str | None:
+    """Say which operator of an ONNX file the target refuses, and what to change; None when it takes all."""
+    import onnx
+
+    refused = set(target.limits.get("operators_refused", ()))
+    found = sorted({node.op_type for node in onnx.load(str(file), load_external_data=False).graph.node} & refused)
+    if not found:
+        return None
+    return f"{target.title} has no {', '.join(found)}; use layers without, or leave this target out"
+
+
+def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[], Sequence[Graph]] = tuple) -> dict[str, Path]:
     """Copy the variant's ONNX files, which are what the runtime reads. Weights alone in integers are made so that it expands them
     once, on loading, not at every call.
     """
@@ -74,11 +104,62 @@ def convert(variant: Variant, target: Target, folder: Path) -> dict[str, Path]:
     return made
 
 
+def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return an ONNX file's {"inputs": [{name, dtype, shape}], "outputs": [...]}; a dynamic axis is its name."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+    except Exception as error:  # protobuf raises its own types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{file}: cannot be read as ONNX ({reason})") from None
+    weights = {tensor.name for tensor in graph.initializer}
+
+    def described(value: Any) -> dict[str, Any]:
+        tensor = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in tensor.shape.dim]
+        return {"name": value.name, "dtype": dtype, "shape": shape}
+
+    inputs = [described(value) for value in graph.input if value.name not in weights]
+    return {"inputs": inputs, "outputs": [described(value) for value in graph.output]}
+
+
+def wrong(file: Path, target: Target) -> list[str]:
+    """Return the int8 weights of more than 7 bits, where the device saturates their sums and this machine would not show it."""
+    if target.saturates() is None or not host.vnni():
+        return []
+    import onnx
+
+    wide = [name for name, largest in _int8_weights(onnx.load(str(file)).graph) if largest > _SEVEN_BITS]
+    advice = "set calibration.overflow_fix to `on`"
+    return [f"weights of {wide[0]} use more than 7 bits: {target.saturates()}; {advice}"] if wide else []
+
+
+def _int8_weights(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """Yield (node, largest absolute value) of each convolution or product of quantized activations and 8-bit weights."""
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        made = [makers.get(name) for name in node.input[:2]]
+        if not all(m is not None and m.op_type == "DequantizeLinear" for m in made):
+            continue
+        stored = [tensors[m.input[0]] for m in made if m is not None and m.input[0] in tensors]
+        for values in map(numpy_helper.to_array, stored):
+            if values.dtype == np.int8:
+                yield node.name, int(np.abs(values.astype(np.int32)).max(initial=0))
+
+
 def load(file: Path, target: Target | None = None, threads: int | None = None, exact: bool = False) -> OnnxRuntimeSession:
     """Load one graph file; threads: of one operation (every core when None).
 
     exact: every optimisation off, so that quantized layers compute in floating point on the values that the file stores.
-    That is the reference which ARM and the web agree with, and x86 without VNNI does not. Raises BadInput for a broken file.
+    That is the reference which ARM and the web agree with, and x86 without VNNI does not: on such a host it also stands for a
+    target that is no x86. Raises BadInput for a broken file.
     """
     if reason := missing():
         raise Missing(reason)
@@ -89,7 +170,7 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if exact:
+    if exact or (target is not None and target.saturates() is None and host.vnni() is False and target.elsewhere()):
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return OnnxRuntimeSession(ort.InferenceSession(str(file), options, providers=[_PROVIDER]))

@@ -29,7 +29,8 @@ def fill(plan: Plan, target: Target, folder: Path) -> None:
     from ..backends import backend_of
 
     home = plan.step(f"bench/{target.name}").folder
-    reason = target.elsewhere() or backend_of(target.backend).missing()
+    means = backend_of(target.backend).executes(target)
+    reason = None if means.seconds_are_the_devices else means.why or f"{target.title} is not this machine"
     told: dict[str, Any] = {"measurements": [], "comparisons": [], "skipped": reason}
     if not reason:
         folders = [plan.out / "targets" / target.name / name for t, name in plan.pairs() if t.name == target.name]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,6 +34,14 @@ class Split:
         """Return samples: image uint8 (n, H, W, C), label int64 (n,), index int64 (n,). BadInput for an unreadable picture."""
         indices = np.asarray(indices, dtype=np.int64)
         return {"image": self.pictures(indices), "label": self.labels[indices], "index": indices}
+
+    def at(self, indices: np.ndarray) -> Split:
+        """Return the split of these samples alone, in this order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        named = hashlib.sha256(f"{self.fingerprint} {indices.tolist()}".encode()).hexdigest()
+        return replace(
+            self, fingerprint=named, labels=self.labels[indices], pictures=lambda chosen: self.pictures(indices[chosen])
+        )
 
 
 @dataclass(frozen=True)

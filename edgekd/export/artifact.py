@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 from .. import __version__
 from ..backends import backend_of
 from ..errors import BadInput
+from . import check
 
 if TYPE_CHECKING:
     from ..materials import Materials
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from ..quantize.variant import Variant
     from ..recipe import Gate
     from ..targets import Target
-    from .graph import Arrays, Runner
+    from .graph import Arrays, Graph, Runner
 
 SCHEMA = 1
-CHECK = Path(__file__).with_name("check_template.py")
 
 
 @dataclass(frozen=True)
@@ -63,25 +62,26 @@ def make(
     task: str = "",
     classes: tuple[str, ...] = (),
     preprocess: Mapping[str, Any] | None = None,
+    graphs: Callable[[], Sequence[Graph]] = tuple,
 ) -> Artifact:
     """Write the variant for the target into `folder`: model files, artifact.json, golden.npz and check.py.
 
     golden: graph name -> a few inputs; reference: what their expected outputs come from. preprocess: {"host": [...], "graph":
-    [...]}, what is to be done before and what the graph does. The same inputs give the same bytes. Raises BadInput for a
+    [...]}, what is to be done before and what the graph does. graphs: gives the variant's torch graphs. The same inputs give the same bytes. Raises BadInput for a
     scheme that the target cannot store.
     """
     backend = backend_of(target.backend)
     if reason := backend.refuses(variant.scheme, target):
         raise BadInput(f"{target.name}/{variant.name}: {reason}")
     folder.mkdir(parents=True, exist_ok=True)
-    graphs = backend.convert(variant, target, folder)
+    made = backend.convert(variant, target, folder, graphs)
     arrays: dict[str, np.ndarray] = {}
     for name, inputs in golden.items():
         arrays |= {f"{name}/in/{key}": value for key, value in inputs.items()}
         arrays |= {f"{name}/out/{key}": value for key, value in reference(name, inputs).items()}
     write_npz(folder / "golden.npz", arrays)
-    shutil.copyfile(CHECK, folder / "check.py")
-    float_graph = variant.reference == "torch"
+    (folder / "check.py").write_text(check.assemble(backend.CHECK), encoding="utf-8")
+    max_error, min_sqnr_db = gate.tolerance(variant.reference == "torch", target.precision)
     record = {
         "schema": SCHEMA,
         "edgekd": __version__,
@@ -90,19 +90,21 @@ def make(
         "variant": variant.name,
         "scheme": variant.scheme.label,
         "backend": target.backend,
-        "graphs": {name: {"file": file.name, **interface(file)} for name, file in graphs.items()},
+        "graphs": {
+            name: {"file": file.relative_to(folder).as_posix(), **backend.interface(file)} for name, file in made.items()
+        },
         "preprocess": dict(preprocess or {"host": [], "graph": []}),
         "classes": list(classes),
         "golden": {
             "file": "golden.npz",
             "samples": max((len(v) for inputs in golden.values() for v in inputs.values()), default=0),
-            "max_error": gate.max_error if float_graph else None,
-            "min_sqnr_db": None if float_graph else gate.min_sqnr_db,
+            "max_error": max_error,
+            "min_sqnr_db": min_sqnr_db,
         },
-        "files": describe(folder, _shipped(folder, graphs)),
+        "files": describe(folder),
     }
     (folder / "artifact.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Artifact(folder, target.name, variant.name, target.backend, graphs, record)
+    return Artifact(folder, target.name, variant.name, target.backend, made, record)
 
 
 def load(folder: Path) -> Artifact:
@@ -129,27 +131,6 @@ def damage(artifact: Artifact) -> str | None:
     return None
 
 
-def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return an ONNX file's {"inputs": [{name, dtype, shape}], "outputs": [...]}; a dynamic axis is its name."""
-    import onnx
-
-    try:
-        graph = onnx.load(str(file), load_external_data=False).graph
-    except Exception as error:  # protobuf raises its own types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{file}: cannot be read as ONNX ({reason})") from None
-    weights = {tensor.name for tensor in graph.initializer}
-
-    def described(value: Any) -> dict[str, Any]:
-        tensor = value.type.tensor_type
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-        shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in tensor.shape.dim]
-        return {"name": value.name, "dtype": dtype, "shape": shape}
-
-    inputs = [described(value) for value in graph.input if value.name not in weights]
-    return {"inputs": inputs, "outputs": [described(value) for value in graph.output]}
-
-
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays as .npz with fixed times, so that the same arrays give the same bytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
@@ -161,12 +142,13 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             file.writestr(entry, buffer.getvalue())
 
 
-def describe(folder: Path, files: list[Path]) -> list[dict[str, Any]]:
-    """Return [{path, bytes, sha256}] of files in `folder`, sorted by path."""
+def describe(folder: Path) -> list[dict[str, Any]]:
+    """Return [{path, bytes, sha256}] of all files below `folder`, sorted by path."""
     found = []
-    for file in sorted(files):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = file.read_bytes()
-        found.append({"path": file.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+        path = file.relative_to(folder).as_posix()
+        found.append({"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
     return found
 
 
@@ -176,7 +158,7 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
     from ..quantize import variant as variants
     from .graph import torch_runner
 
-    variant = variants.load(plan.out / "variants" / variant_name)
+    variant = variants.load(plan.out / "variants" / variant_name).for_target(target)
     network = torch_runner(materials.variant_graphs(variant_name)) if variant.reference == "torch" else None
     test = materials.splits.test
     chosen = np.unique(np.linspace(0, len(test) - 1, samples).round().astype(np.int64))
@@ -191,10 +173,5 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
         task=materials.task.name,
         classes=test.classes,
         preprocess=preprocess.description(materials.student.preprocess, test.image_shape),
+        graphs=lambda: materials.variant_graphs(variant_name),
     )
-
-
-def _shipped(folder: Path, graphs: Mapping[str, Path]) -> list[Path]:
-    from .onnx import files_of
-
-    return [*(f for main in graphs.values() for f in files_of(main)), folder / "golden.npz", folder / "check.py"]

@@ -31,10 +31,10 @@ _MOVES = {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", 
 
 def refuses(config: VariantRecipe) -> str | None:
     """Say what of the scheme ptq cannot do; None when it can. It makes uniform 8-bit weights and 8-bit or float activations."""
-    weights, activations = config.weights, config.activations
+    weights = config.weights
     if weights is None:
         return "ptq needs `weights: {bits: 8}`"
-    can = "ptq makes uniform 8-bit weights (granularity tensor or channel) and 8-bit activations, or none"
+    can = "ptq makes uniform 8-bit weights (granularity tensor or channel) and 8-bit activations (16 for some NPUs), or none"
     if weights.bits != 8:
         return (
             f"weights of {weights.bits} bits need training to stay accurate: use method quantized-distillation "
@@ -44,8 +44,6 @@ def refuses(config: VariantRecipe) -> str | None:
         return f"weights of kind {weights.kind}; {can}"
     if weights.granularity == "group":
         return f"groups of {weights.group} weights; {can}"
-    if activations and activations.bits != 8:
-        return f"activations of {activations.bits} bits; {can}"
     if weights.symmetric is False:
         return f"asymmetric weights; {can}, the weights symmetric"
     return None
@@ -67,11 +65,21 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     import onnx
 
     from ..export.onnx import save
+    from . import dialects
     from .keep import kept_nodes
     from .weights_only import quantize_weights
 
     narrow, why = overflow_fix(config, job.targets)
-    graphs, facts = {}, {}
+    wanted = dialects.wanted(config.scheme, job.targets)
+    usual = config.activations is None or config.activations.bits == 8
+    if not usual and not wanted:
+        raise BadInput(
+            f"quantize `{config.name}`: activations of 16 bits are for NPUs whose runtime quantizes by rules of its own, and none "
+            "of the targets stores them; use 8 bits"
+        )
+    graphs: dict[str, Path] = {}
+    others: dict[str, dict[str, Path]] = {dialect: {} for dialect in wanted}
+    facts = {}
     for name, source in job.source.items():
         model = folded(onnx.load(str(source)))
         keep = kept_nodes(config.keep, model, source)
@@ -84,12 +92,20 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
                     f"quantize `{config.name}`: int8 activations need calibration samples; leave `activations` out without any"
                 )
             batches = _Batches(lambda name=name: job.calibration(name, config.calibration))  # type: ignore[misc]
-            made, corrected = _corrected_if_better(model, keep, batches, config, narrow)
+            for dialect in wanted:
+                other = dialects.quantize(dialect, source, keep, batches, config)
+                _tidy(other)
+                others[dialect][name] = folder / dialect / source.name
+                save(other, others[dialect][name])
+            if usual:
+                made, corrected = _corrected_if_better(model, keep, batches, config, narrow)
+            else:
+                made = other
         _tidy(made)
         save(made, folder / source.name)
         graphs[name], facts[name] = folder / source.name, counts(made) | {"kept": keep} | corrected
     told = {"nodes": facts, "overflow_fix": {"on": narrow, "why": why}}
-    return Variant(config.name, "ptq", config.scheme, folder, graphs, reference="graph", facts=told)
+    return Variant(config.name, "ptq", config.scheme, folder, graphs, reference="graph", facts=told, dialects=others)
 
 
 def _corrected_if_better(
