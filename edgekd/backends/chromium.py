@@ -1,0 +1,95 @@
+"""A headless Chromium that opens one page and ends with us, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from ..errors import Missing
+
+VARIABLE = "EDGEKD_CHROMIUM"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+HOW = f"install Chromium (Debian: apt-get install chromium), or set {VARIABLE} to its program"
+FLAGS = (
+    "--headless", "--no-first-run", "--no-default-browser-check", "--disable-quic", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
+    "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
+)  # fmt: skip
+SOFTWARE_GPU = (
+    "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU",
+    "--use-vulkan=swiftshader", "--use-angle=swiftshader",
+)  # fmt: skip
+
+
+def program() -> str | None:
+    """Return Chromium's path; None where there is none."""
+    if told := os.environ.get(VARIABLE):
+        return shutil.which(told)
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+class Chromium:
+    """A running browser with a profile of its own, which lies in a temporary folder. software_gpu: WebGPU on the CPU."""
+
+    def __init__(self, address: str, software_gpu: bool = False) -> None:
+        found = program()
+        if found is None:
+            raise Missing(f"no Chromium here: {HOW}")
+        self.profile = Path(tempfile.mkdtemp(prefix="edgekd-chromium-"))
+        self._log = self.profile / "stderr.txt"
+        flags = [*FLAGS, *(SOFTWARE_GPU if software_gpu else ["--disable-gpu"]), f"--user-data-dir={self.profile}"]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--no-sandbox")  # Chromium's sandbox refuses to run as root
+        # Chromium ends when these pipes close, which the system does for us even if we are killed.
+        theirs_in, self._to = os.pipe()
+        self._from, theirs_out = os.pipe()
+        shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
+        command = ["sh", "-c", shell, "sh", found, *flags, "--remote-debugging-pipe", address]
+        try:
+            with self._log.open("wb") as log:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(theirs_in, theirs_out),
+                    start_new_session=True,
+                )
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+
+    def alive(self) -> None:
+        """Raise RuntimeError, with the browser's last words, when it has ended."""
+        if self.process.poll() is None:
+            return
+        lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.is_file() else []
+        raise RuntimeError(
+            f"Chromium ended (exit status {self.process.returncode}): {lines[-1] if lines else 'it said nothing'}"
+        )
+
+    def close(self) -> None:
+        """End the browser and all its processes, and remove its profile. Can be called again."""
+        for end in (self._to, self._from):
+            if end >= 0:
+                os.close(end)
+        self._to = self._from = -1
+        _end(self.process)
+        for _ in range(20):  # its last processes may still be writing
+            shutil.rmtree(self.profile, ignore_errors=True)
+            if not self.profile.exists():
+                return
+            time.sleep(0.1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and the group it leads."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
