@@ -1,0 +1,108 @@
+"""int8 files as Qualcomm's HTP wants them: every tensor quantized, unsigned activations, made by ONNX Runtime's QNN quantizer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import BadInput, Missing
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ...export.graph import Arrays
+    from ...recipe import VariantRecipe
+
+
+def quantize(source: Path, keep: list[str], batches: Iterable[Arrays], config: VariantRecipe) -> onnx.ModelProto:
+    """Return the graph with weights of 8 bits and activations of 8 or 16 bits, all of them unsigned.
+
+    Weights of convolutions are symmetric int8 with a scale per channel, or with granularity `tensor` uint8 with one scale; those
+    of products are always uint8 with one scale (HTP takes no other). Ranges are the least and the largest value seen. The nodes
+    before the first layer with weights (cast, normalisation) and those in `keep` stay in floating point.
+    Raises BadInput without calibration samples.
+    """
+    import onnx
+
+    from ..keep import stem
+    from ..post_training import folded
+
+    quantizer, qnn = _quantizer()
+    assert config.weights is not None
+    assert config.activations is not None
+    per_channel = config.weights.granularity != "tensor"
+    kinds = quantizer.QuantType
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        original = folded(onnx.load(str(source)))
+        model = _fused(qnn, original, Path(folder))
+        apart = sorted({*_now(keep, original, model), *stem(model)})
+        settings = qnn.get_qnn_qdq_config(
+            model,
+            _reader(quantizer, model, batches, source),
+            activation_type=kinds.QUInt8 if config.activations.bits == 8 else kinds.QUInt16,
+            weight_type=kinds.QInt8 if per_channel else kinds.QUInt8,
+            per_channel=per_channel,
+            activation_symmetric=config.activations.symmetric,
+            weight_symmetric=True if per_channel else bool(config.weights.symmetric),
+            nodes_to_exclude=apart,
+        )
+        settings.op_types_to_quantize = sorted(settings.op_types_to_quantize)  # comes from a set
+        made = Path(folder) / "quantized.onnx"
+        quantizer.quantize(model, made, settings)
+        return onnx.load(str(made))
+
+
+def _fused(qnn: Any, model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Return the model with the patterns that HTP has one operation for made into it (GELU, LayerNormalization, L2 norm)."""
+    import onnx
+
+    before, after = folder / "before.onnx", folder / "after.onnx"
+    onnx.save(model, str(before))
+    return onnx.load(str(after)) if qnn.qnn_preprocess_model(str(before), str(after)) else model
+
+
+def _now(keep: Iterable[str], original: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:
+    """Return what the nodes to keep are called after fusing: a fused node makes the output of the last that it stands for."""
+    kept = {name for node in original.graph.node if node.name in set(keep) for name in node.output}
+    return [node.name for node in model.graph.node if kept & set(node.output)]
+
+
+def _reader(quantizer: Any, model: onnx.ModelProto, batches: Iterable[Arrays], source: Path) -> Any:
+    inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+
+    class Reader(quantizer.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left: Iterator[Arrays] = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {name: batch[name] for name in sorted(inputs)}
+
+    if next(iter(batches), None) is None:
+        raise BadInput(f"{source.name}: no calibration samples; int8 activations need some")
+    return Reader()
+
+
+def _quantizer() -> tuple[Any, Any]:
+    try:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.execution_providers import qnn
+    except ImportError as error:
+        raise Missing(f"quantizing for QNN needs {error.name}: pip install onnxruntime ml_dtypes") from None
+    return quantization, qnn
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep advice on files that edgekd has prepared already out of the terminal."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
