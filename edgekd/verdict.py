@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from .backends import Means
 from .parity import Parity, paired_interval
 
 if TYPE_CHECKING:
-    from .backends import Means
     from .divergence import Divergence
     from .recipe import Gate
     from .tasks import Evaluation, Metric
 
+RUNTIME = Means("runtime")
 STAGES = ("teacher", "student", "variant", "file", "runtime")
 _NAMES = {"runtime": "runtime", "simulator": "the vendor's simulator", "reference": "the reference interpreter"}
 
@@ -91,7 +92,7 @@ def decide(
     parity: Mapping[str, Parity],
     wrong: list[Wrong],
     *,
-    means: Means,
+    means: Means = RUNTIME,
     diverged: Divergence | None = None,
     providers: Mapping[str, int] | None = None,
     seed: int = 0,

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import divergence
 from .backends import backend_of, wrong_with
+from .errors import Missing
 from .export import artifact as artifacts
 from .export.graph import torch_runner
 from .parity import Parity, compare
@@ -79,6 +80,8 @@ def verify(asked: Question) -> Verdict:
             evaluations["runtime"] = _evaluate(asked, run)
         parity, apart = _parity(asked, evaluations)
         wrong += apart
+    except Missing as error:
+        return not_verified(str(error), metric, evaluations, parity)
     except Exception as error:  # a file can be wrong in any way, and each runtime has its own exceptions
         wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))
     diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file", "runtime") for w in wrong) else None

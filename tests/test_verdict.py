@@ -10,6 +10,7 @@ import pytest
 from edgekd import verify
 from edgekd.parity import Parity
 from edgekd.recipe import Gate
+from edgekd.targets import load_target
 from edgekd.tasks import Evaluation, Metric
 from edgekd.verdict import decide
 
@@ -51,7 +52,11 @@ def test_outputs_smaller_than_their_error_are_below_it(times, says):
     r = np.random.default_rng(0).normal(size=(8, 3))
     student, variant = (Evaluation(0.0, np.zeros(8), {"logits": y}) for y in (r, times * r))
     evaluations = {"student": student, "variant": variant, "file": variant, "runtime": variant}
-    asked = SimpleNamespace(gate=Gate(), variant=SimpleNamespace(reference="graph", method="ptq", weights=None))
+    asked = SimpleNamespace(
+        gate=Gate(),
+        target=load_target("onnxruntime-cpu"),
+        variant=SimpleNamespace(reference="graph", method="ptq", weights=None),
+    )
     _, wrong = verify._parity(asked, evaluations)
     assert [w.what for w in wrong] == [says]
 

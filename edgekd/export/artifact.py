@@ -143,9 +143,9 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def describe(folder: Path) -> list[dict[str, Any]]:
-    """Return [{path, bytes, sha256}] of all files below `folder`, sorted by path."""
+    """Return [{path, bytes, sha256}] of all files below `folder` but artifact.json, sorted by path."""
     found = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / "artifact.json"):
         content = file.read_bytes()
         path = file.relative_to(folder).as_posix()
         found.append({"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -188,7 +189,8 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path, number: int):
 
     model = identity(tmp_path / "m.onnx")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom edgekd import bench\nfrom edgekd.recipe import Bench\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom edgekd import bench\nfrom edgekd.recipe import Bench\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         f"thing = bench.thing_from(Path({str(model)!r}))\n"
         "bench.measure([thing, bench.Thing('again', thing.backend, thing.files)], Bench(min_seconds=60, max_seconds=3600), Path(sys.argv[1]),"
         " lambda share, what: print(what, flush=True))\n"
@@ -272,7 +274,7 @@ def test_a_device_that_this_machine_is_not_is_not_timed_here(tmp_path: Path):
     assert told == {
         "measurements": [],
         "comparisons": [],
-        "skipped": "Board is another device (ssh) and cannot be reached from here",
+        "skipped": f"run on {platform.machine()} here: Board is another device (ssh) and cannot be reached from here",
     }
 
 

@@ -147,7 +147,6 @@ def test_an_unknown_module_to_keep_names_the_nearest(trained, tmp_path, activati
         ({"weights": {"bits": 4}, "activations": {"bits": 8}}, "weights of 4 bits"),
         ({"weights": {"bits": 8, "group": 32}}, "groups of 32 weights"),
         ({"weights": {"bits": 8, "kind": "codebook"}}, "kind codebook"),
-        ({"weights": {"bits": 8}, "activations": {"bits": 16}}, "activations of 16 bits"),
         ({"weights": {"bits": 8, "symmetric": False}}, "asymmetric weights"),
     ],
 )
@@ -278,3 +277,10 @@ def test_a_node_of_a_bare_file_can_be_kept(bare, tmp_path):
 
 def test_counting_an_unquantized_graph(bare):
     assert counts(onnx.load(str(bare[0]))) == {"heavy": 2, "int8": 0, "int8_weights": 0, "float": 2}
+
+
+def test_16_bit_activations_need_a_target_that_quantizes_by_rules_of_its_own(trained, tmp_path):
+    recipe = VariantRecipe(name="v", method="ptq", weights={"bits": 8}, activations={"bits": 16})
+    assert refuses(recipe) is None
+    with pytest.raises(BadInput, match="quantize `v`: activations of 16 bits are for NPUs"):
+        make(recipe, trained.job, tmp_path / "v")
