@@ -32,7 +32,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the recipe, such as distill.epochs=3."),
 ]
-Targets = Annotated[list[str] | None, typer.Option("--target", metavar="NAME", help="Only for this target; may be repeated.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", metavar="NAME", help="Only for this target, or `all` of them; may be repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 
 
@@ -111,11 +113,20 @@ def export(run: Run, target: Targets = None, settings: Settings = None, as_json:
 
 
 @app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd verify runs/digits"))
-def verify(run: Run, target: Targets = None, settings: Settings = None, as_json: Json = False) -> None:
+def verify(
+    run: Run,
+    target: Targets = None,
+    settings: Settings = None,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option("--import", metavar="FILE", help="What `check.py --json` wrote on a device; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Prove each artifact on its runtime: the gate on the task metric, through every stage."""
     from . import verbs
 
-    _finish(verbs.verify(run, settings or (), target or ()), as_json)
+    _finish(verbs.verify(run, settings or (), target or (), records or ()), as_json)
 
 
 @app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd bench runs/digits"))

@@ -34,7 +34,8 @@ class Divergence:
 
     def __str__(self) -> str:
         """Say it in words."""
-        return f"{f'`{self.module}`, ' if self.module else ''}ONNX node {self.node} ({self.operation})"
+        node = f"ONNX node {self.node} ({self.operation})" if self.operation else f"tensor {self.node}"
+        return f"{f'`{self.module}`, ' if self.module else ''}{node}"
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -129,6 +130,30 @@ def first(
                 told = apart.record()
                 module = _module(node, model, modules) or ("preprocessing" if node.name in before_the_network else None)
                 return Divergence(module, node.name, node.op_type, name, told["relative"], told["sqnr_db"], told["reason"])
+    return None
+
+
+def first_of(
+    reference: Mapping[str, np.ndarray],
+    made: Mapping[str, np.ndarray],
+    modules: Mapping[str, list[str]],
+    *,
+    max_error: float | None = None,
+    min_sqnr_db: float | None = None,
+) -> Divergence | None:
+    """Return the first tensor of `made`, in its order, that departs from the reference's of that name; see `first`.
+
+    modules: name of the node that makes a tensor -> its modules. For runtimes whose files are not ONNX.
+    """
+    for name, values in made.items():
+        if name not in reference or reference[name].shape != values.shape:
+            continue
+        apart = compare({name: reference[name]}, {name: values})
+        far = max_error is not None and not apart.relative <= max_error
+        if far or (min_sqnr_db is not None and not apart.sqnr_db >= min_sqnr_db):
+            told = apart.record()
+            module = next(iter(modules.get(name, [])), None)
+            return Divergence(module, name, "", name, told["relative"], told["sqnr_db"], told["reason"])
     return None
 
 

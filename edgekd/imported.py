@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import BadInput
 from .export import check_template
+from .run_folder import write_text
 
 if TYPE_CHECKING:
     from .export.artifact import Artifact
@@ -102,6 +103,53 @@ def _obey(file: Path, told: Mapping[str, Any], rules: Mapping[str, tuple[str, Ru
             raise BadInput(f"{file}: `{where}{key}` must be {what}, not {str(told[key])[:80]!r}")
 
 
+FOLDER = "imported"
+
+
+def stored(run: Path, target: str, variant: str) -> Path | None:
+    """Return the record that was brought back for an artifact of a run; None when there is none."""
+    file = run / FOLDER / target / f"{variant}.json"
+    return file if file.is_file() else None
+
+
+def bring(run: Path, file: Path) -> str:
+    """Keep what check.py wrote on a device beside the run it is about; return TARGET/VARIANT. Raises BadInput."""
+    from .export import artifact as artifacts
+
+    record = read(file)
+    name: str = record["artifact"]
+    home = run / "targets" / name
+    if not (home / "artifact.json").is_file():
+        raise BadInput(f"{file}: it is about {name}, and {run} has no such artifact")
+    if reason := match(record, artifacts.load(home)):
+        raise BadInput(f"{file}: {reason}")
+    write_text(run / FOLDER / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return name
+
+
+def join(here: Mapping[str, Any], record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
+    """Return this machine's verdict with a device's word added. One that failed here stays failed; a record about an earlier
+    artifact says nothing.
+    """
+    if match(record, artifact) is not None:
+        return dict(here)
+    there = verdict(record, artifact)
+    reasons = [there["reason"], *([here["reason"]] if here["status"] == "failed" else [])]
+    parity = {**here["parity"], "device": there["parity"]["runtime"]}
+    failed = "failed" in (here["status"], there["status"])
+    return {
+        **here,
+        "status": "failed" if failed else "passed",
+        "by": here["by"] if here["status"] == "failed" else there["by"],
+        "reason": "; ".join(reversed(reasons)),
+        "lost_at": here["lost_at"] or there["lost_at"],
+        "parity": parity,
+        "providers": there["providers"] or here["providers"],
+        "device": there["device"],
+        "timings": there["timings"],
+    }
+
+
 def match(record: Mapping[str, Any], artifact: Artifact) -> str | None:
     """Say why a record is not about this artifact: another name, or a file with other bytes; None when it is."""
     name = f"{artifact.target}/{artifact.variant}"
@@ -155,6 +203,8 @@ def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
         "lost_at": None if passed else "runtime",
         "parity": {
             "runtime": {
+                "max_abs": None,
+                "reason": None,
                 "relative": max(errors) if errors and math.isfinite(max(errors)) else None,
                 "sqnr_db": ratio if math.isfinite(ratio) else None,
             }

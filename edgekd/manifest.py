@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from . import __version__, run_folder
 from .plan import Plan
 from .report.formats import duration
+from .report.words import of_the_model
 from .run_folder import Stage
 from .targets import covers
 from .tasks import task_of
@@ -170,7 +170,8 @@ def _slower(candidate: str, control: str, comparisons: list[dict[str, Any]]) -> 
 
 def _bytes(plan: Plan, target: Any, variant: str) -> int:
     folder: Path = plan.out / "targets" / target.name / variant
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.suffix in {".onnx", ".data"})
+    files = [file for file in folder.rglob("*") if file.is_file() and file != folder / "artifact.json"]
+    return sum(file.stat().st_size for file in files if of_the_model(file.name))
 
 
 def _host() -> dict[str, Any]:

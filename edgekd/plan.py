@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import data, host, imports, quantize, run_folder
+from . import data, host, imported, imports, quantize, run_folder
 from .backends import backend_of, packages_of
 from .errors import BadInput, Missing
 from .quantize import dialects
@@ -27,7 +27,7 @@ _CODE = {
     "quantize": ("quantize",),
     "network": ("quantize", "export/onnx.py", "export/graph.py", "models/saving.py"),
     "export": ("export", "backends"),
-    "verify": ("verify.py", "verdict.py", "parity.py", "divergence.py", "backends"),
+    "verify": ("verify.py", "verdict.py", "parity.py", "divergence.py", "imported.py", "backends"),
     "bench": ("bench", "backends"),
 }
 _PACKAGES = {
@@ -126,7 +126,14 @@ def plan(
     inputs = _inputs(recipe, known or {})
     names = tuple(Path(name).stem if name.endswith(".toml") else name for name in only)
     return Plan(
-        recipe, out, targets, tuple(_steps(recipe, targets, refusals, inputs)), refusals, recipe_file, only=names, inputs=inputs
+        recipe,
+        out,
+        targets,
+        tuple(_steps(recipe, out, targets, refusals, inputs)),
+        refusals,
+        recipe_file,
+        only=names,
+        inputs=inputs,
     )
 
 
@@ -165,7 +172,7 @@ def _inputs(recipe: Recipe, known: dict[str, str | None]) -> dict[str, str | Non
 
 
 def _steps(
-    recipe: Recipe, targets: tuple[Target, ...], refusals: Iterable[Refusal], inputs: dict[str, str | None]
+    recipe: Recipe, out: Path, targets: tuple[Target, ...], refusals: Iterable[Refusal], inputs: dict[str, str | None]
 ) -> Iterable[Step]:
     samples, teacher = inputs["data"], inputs["teacher"]
     shared = [samples, _plain(recipe.preprocess), recipe.seed, recipe.task]
@@ -208,7 +215,9 @@ def _steps(
             yield Step(f"export/{target.name}/{name}", f"targets/{target.name}/{name}", made)
     for (target_name, name), made in exported.items():
         here = _here(next(target for target in targets if target.name == target_name))
-        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), here, _code("verify"))
+        brought = imported.stored(out, target_name, name)
+        device = run_folder.file_hash(brought) if brought else None
+        judged = fingerprint("verify", made, teacher, _plain(recipe.gate), here, device, _code("verify"))
         yield Step(f"verify/{target_name}/{name}", f"verdicts/{target_name}/{name}", judged)
     for target in targets:
         mine = {f"{t}/{v}": made for (t, v), made in exported.items() if t == target.name}

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import pipeline, run_folder
+from . import imported, pipeline, run_folder
 from . import plan as planning
 from .errors import BadInput
 from .names import nearest
 from .plan import Plan
 from .recipe import Recipe, load
 from .recipe_file import from_manifest, locate
+from .targets import target_names
 
 Manifest = dict[str, Any]
 Settings = Sequence[str]
+ALL = "all"
+"""Stands for every target that ships, where targets are named."""
 
 
 def compress(
@@ -69,8 +72,13 @@ def export(run: str | Path, settings: Settings = (), targets: Sequence[str] = ()
     return pipeline.run(_plan_of_run(run, settings, targets), first="export", last="export")
 
 
-def verify(run: str | Path, settings: Settings = (), targets: Sequence[str] = ()) -> Manifest:
-    """Judge the artifacts in a run folder by the gate, on their runtimes."""
+def verify(
+    run: str | Path, settings: Settings = (), targets: Sequence[str] = (), records: Sequence[str | Path] = ()
+) -> Manifest:
+    """Judge the artifacts in a run folder by the gate, on their runtimes. records: what check.py --json wrote on devices."""
+    run_folder.read_manifest(Path(run))
+    for record in records:
+        imported.bring(Path(run), Path(record))
     return pipeline.run(_plan_of_run(run, settings, targets), first="verify", last="verify")
 
 
@@ -152,12 +160,12 @@ def home_of(recipe: str | Path, out: str | Path | None) -> Path:
 
 
 def _plan(recipe: str | Path, out: str | Path | None, settings: Settings, targets: Sequence[str]) -> Plan:
-    read = load(recipe, settings)
+    read, targets = load(recipe, settings), _every(targets)
     return planning.plan(_with(read, targets), home_of(recipe, out), str(locate(recipe)), targets)
 
 
 def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) -> Plan:
-    home = Path(run)
+    home, targets = Path(run), _every(targets)
     manifest = run_folder.read_manifest(home)
     if manifest.get("kind") == "train":
         raise BadInput(
@@ -165,6 +173,11 @@ def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) ->
         )
     read = from_manifest(manifest["recipe"], home / "manifest.json", settings)
     return planning.plan(_with(read, targets), home, manifest["recipe_file"], targets, manifest.get("inputs"))
+
+
+def _every(targets: Sequence[str]) -> Sequence[str]:
+    """Write `all` out: every target that ships, and those asked for beside."""
+    return list(dict.fromkeys([*target_names(), *(t for t in targets if t != ALL)])) if ALL in targets else targets
 
 
 def _with(recipe: Recipe, targets: Sequence[str]) -> Recipe:

@@ -64,7 +64,7 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Loss:
-    """How the metric fell: from the first stage to the runtime, with its 95% interval, and the stage that lost the most."""
+    """How the metric fell: from the first stage to the last that was scored, with its 95% interval, and the stage that lost the most."""
 
     drop: float
     interval: tuple[float, float]
@@ -73,9 +73,9 @@ class Loss:
 
 
 def loss(evaluations: Mapping[str, Evaluation], metric: Metric, seed: int) -> Loss | None:
-    """Return how the metric fell over the stages in order; None when the runtime was not scored."""
+    """Return how the metric fell over the stages in order, as far as they were scored; None where nothing came after the first."""
     scored = [(stage, evaluations[stage]) for stage in STAGES if stage in evaluations]
-    if len(scored) < 2 or scored[-1][0] != "runtime":
+    if len(scored) < 2:
         return None
     sign = 1 if metric.higher_is_better else -1
     first, last = scored[0][1], scored[-1][1]
@@ -97,22 +97,27 @@ def decide(
     providers: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """Conclude from what every stage made. metric None: there was no labelled data, parity alone decides."""
+    """Conclude from what every stage made. metric None: there was no labelled data, parity alone decides.
+
+    What nothing here executes is failed where a stage before is wrong already, else not verified.
+    """
     lost = loss(evaluations, metric, seed) if metric else None
     if metric and lost and not lost.drop <= gate.max_drop + 1e-9:
         wrong = [Wrong(lost.at, f"{metric.name} falls by {lost.drop:.4f} (gate {gate.max_drop:g}), {_share(lost)}"), *wrong]
+    status = "failed" if wrong else "passed" if "runtime" in evaluations else "not_verified"
     if wrong:
         reason = "; ".join(w.what for w in wrong) + (f"; the first layer to depart is {diverged}" if diverged else "")
+    elif status == "not_verified":
+        reason = means.why
     else:
         near = f"{_NAMES[means.by or 'runtime']} and {'file' if 'file' in evaluations else 'variant'} agree to {parity['runtime'].sqnr_db:.0f} dB"
         reason = f"{near} on the golden inputs; there was no labelled data to score"
         if metric and lost:
             fall = f"falls by {lost.drop:.4f} of at most {gate.max_drop:g}"
             reason = f"{metric.name} {fall if lost.drop > 0 else f'improves by {-lost.drop:.4f}' if lost.drop else 'is as before'}; {near}"
-    if means.why and not wrong:
-        reason += f"; {means.why}"
+        reason += f"; {means.why}" if means.why else ""
     return Verdict(
-        status="failed" if wrong else "passed",
+        status=status,
         by=means.by,
         reason=reason,
         lost_at=wrong[0].stage if wrong else None,
@@ -133,21 +138,6 @@ def _share(lost: Loss) -> str:
     if gained > 0:
         return f"{lost.there:.4f} at the {lost.at} stage, of which other stages regain {gained:.4f}"
     return f"{f'{lost.there:.4f}' if gained < 0 else 'all'} of it at the {lost.at} stage"
-
-
-def not_verified(
-    reason: str, metric: Metric | None, evaluations: Mapping[str, Evaluation], parity: Mapping[str, Parity]
-) -> Verdict:
-    """Return the verdict of an artifact whose runtime is not here: nothing is wrong with it as far as seen, it did not pass."""
-    return Verdict(
-        "not_verified",
-        None,
-        reason,
-        metric=metric.name if metric else None,
-        scores=_scores(metric, evaluations),
-        parity={stage: p.record() for stage, p in parity.items()},
-        samples=_samples(evaluations),
-    )
 
 
 def _scores(metric: Metric | None, evaluations: Mapping[str, Evaluation]) -> dict[str, float]:

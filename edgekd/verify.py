@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import divergence
-from .backends import backend_of, wrong_with
+from . import divergence, imported
+from .backends import Means, backend_of, tensors_of, wrong_with
 from .errors import Missing
 from .export import artifact as artifacts
 from .export.graph import torch_runner
+from .export.onnx import modules_of
 from .parity import Parity, compare
 from .quantize.variant import Variant, file_runner
 from .tasks import Evaluation
-from .verdict import Verdict, Wrong, decide, not_verified
+from .verdict import Verdict, Wrong, decide
 
 if TYPE_CHECKING:
     from .backends import Session
@@ -81,12 +82,10 @@ def verify(asked: Question) -> Verdict:
         parity, apart = _parity(asked, evaluations)
         wrong += apart
     except Missing as error:
-        return not_verified(str(error), metric, evaluations, parity)
+        means = Means(None, str(error))
     except Exception as error:  # a file can be wrong in any way, and each runtime has its own exceptions
         wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))
     diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file", "runtime") for w in wrong) else None
-    if means.by is None and not wrong:
-        return not_verified(means.why, metric, evaluations, parity)
     return decide(
         metric, asked.gate, evaluations, parity, wrong, means=means, diverged=diverged, providers=providers, seed=asked.seed
     )
@@ -239,16 +238,18 @@ def _first_divergence(asked: Question, parity: Mapping[str, Parity]) -> divergen
 
 
 def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Divergence | None:
-    from .export.onnx import modules_of
-
     name = next(iter(asked.artifact.graphs))
     golden = asked.artifact.golden()[0][name]
     inputs = {key: values[: divergence.SAMPLES] for key, values in golden.items()}
     source = asked.source.get(name)
     modules = modules_of(source) if source else {}
     file, own = asked.artifact.graphs[name], asked.variant.graphs[name]
+    graph = next((g for g in asked.graphs if g.name == name), None)
+    if found := _elsewhere(asked, file, own, inputs, graph):
+        return found
+    if file.suffix != ".onnx":
+        return None
     if asked.variant.reference == "torch":
-        graph = next((g for g in asked.graphs if g.name == name), None)
         if graph is None:
             return None
         tensors, fresh = divergence.torch_tensors(graph, inputs)
@@ -258,13 +259,24 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
         return divergence.first(divergence.file_tensors(own, inputs), file, inputs, modules, max_error=asked.gate.max_error)
     if source is None:
         return None
-    graph = next((g for g in asked.graphs if g.name == name), None)
     if graph is not None:
         tensors, fresh = divergence.torch_tensors(graph, inputs)
         if found := divergence.first(tensors, source, inputs, {**modules, **fresh}, max_error=asked.gate.max_error):
             return found
     tensors = divergence.file_tensors(source, inputs)
     return divergence.first(tensors, own, inputs, modules, min_sqnr_db=asked.gate.min_variant_sqnr_db)
+
+
+def _elsewhere(asked: Question, file: Path, own: Path, inputs: Arrays, graph: Graph | None) -> divergence.Divergence | None:
+    """Look into a runtime that gives its intermediate values; each is compared with torch's of that name, or the variant's file's."""
+    made = tensors_of(asked.target.backend, file, asked.target, inputs)
+    if not made:
+        return None
+    reference, modules = divergence.file_tensors(own, inputs), modules_of(own)
+    if asked.variant.reference == "torch" and graph is not None:
+        reference, modules = divergence.torch_tensors(graph, inputs)
+    max_error, min_sqnr_db = asked.gate.tolerance(asked.variant.reference == "torch", asked.target.precision)
+    return divergence.first_of(reference, made, modules, max_error=max_error, min_sqnr_db=min_sqnr_db)
 
 
 def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, folder: Path) -> None:
@@ -286,8 +298,12 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
             threads=plan.recipe.bench.threads,
             seed=plan.recipe.seed,
         )
-    )
-    (folder / "verdict.json").write_text(json.dumps(verdict.record(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    ).record()
+    if brought := imported.stored(plan.out, target.name, variant_name):
+        verdict = imported.join(
+            verdict, imported.read(brought), artifacts.load(plan.out / "targets" / target.name / variant_name)
+        )
+    (folder / "verdict.json").write_text(json.dumps(verdict, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def evaluation(folder: Path) -> Evaluation:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -54,11 +55,12 @@ def _start(state: dict[str, Any], backend: str) -> dict[str, Any]:
     from ..backends import backend_of
 
     state["backend"] = backend_of(backend)
-    try:
-        importlib.import_module(backend)  # a backend imports its runtime when first used: that is not part of loading
-        runtime = {backend: importlib.metadata.version(backend)}
-    except (ImportError, importlib.metadata.PackageNotFoundError):
-        runtime = {}
+    runtime = {}
+    for package in getattr(state["backend"], "PACKAGES", (backend,)):
+        with contextlib.suppress(ImportError, importlib.metadata.PackageNotFoundError):
+            # a backend imports its runtime when first used: that is not part of loading
+            importlib.import_module(package.replace("-", "_"))
+            runtime[package] = importlib.metadata.version(package)
     return {"runtime": {**runtime, "numpy": np.__version__}, "bytes": clock.peak_memory()}
 
 

@@ -33,12 +33,17 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
+def of_the_model(path: str) -> bool:
+    """Say whether a file of an artifact is the model itself, not what checks or builds it."""
+    return not path.endswith((".npz", ".py", ".html", ".config"))
+
+
 def shipped_bytes(manifest: Manifest, key: str) -> int | None:
-    """Bytes of an artifact's model files: what is needed on the device, without golden samples and check.py."""
+    """Bytes of an artifact's model files: what is needed on the device, without golden samples and what checks or builds there."""
     artifact = manifest["artifacts"].get(key)
     if artifact is None:
         return None
-    files = [f for f in artifact["files"] if f["path"] not in {"golden.npz", "check.py"}]
+    files = [f for f in artifact["files"] if of_the_model(f["path"])]
     return sum(f["bytes"] for f in files) or None
 
 
