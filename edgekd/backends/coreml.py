@@ -1,0 +1,314 @@
+"""Core ML: an .mlpackage for iPhones and Macs. Converted anywhere, run on a Mac, and elsewhere by edgekd's own interpreter."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BadInput, Missing
+from ..targets import covers
+from . import Means
+from .fixed import one_by_one
+
+if TYPE_CHECKING:
+    from ..export.graph import Arrays, Graph
+    from ..quantize.variant import Variant
+    from ..recipe import Scheme
+    from ..targets import Target
+    from .coreml_program import Weight
+    from .mil import Program
+
+PACKAGES = ("coremltools", "torch")
+CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "coremltools.py"
+PROVIDER = "MIL reference interpreter"
+
+_IOS = {"iOS17": 17, "macOS14": 17, "iOS18": 18, "macOS15": 18}
+"""Release, as coremltools calls it -> the release of iOS that has the same operations."""
+
+
+class Interpreted:
+    """A program in edgekd's interpreter. providers: the interpreter -> how many operations the program has, constants not counted."""
+
+    def __init__(self, program: Program, exact: bool) -> None:
+        from .mil.run import Runner
+
+        self._program = program
+        self._runner = Runner(program, exact)
+        self.providers = {PROVIDER: len(program.operations)}
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run any number of samples, one after the other."""
+        wanted = {name: inputs[name] for name in self._program.inputs}
+        return one_by_one(self._one, wanted)
+
+    def _one(self, sample: Arrays) -> dict[str, np.ndarray]:
+        made = self._runner.values(_handed(sample, self._program))
+        return {name: made[name].numpy() for name in self._program.outputs}
+
+
+class _OnMac:
+    """A program in Core ML itself."""
+
+    def __init__(self, call: Callable[[Arrays], dict[str, np.ndarray]], operations: int) -> None:
+        self._call = call
+        self.providers = {"Core ML": operations}
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Run any number of samples."""
+        return self._call(inputs)
+
+
+def missing() -> str | None:
+    """Say what is not installed here and how to get it; None when all is here."""
+    if sys.platform not in ("linux", "darwin"):
+        return f"coremltools has no converter for {sys.platform}: use Linux or macOS"
+    if importlib.util.find_spec("coremltools") is None:
+        return "coremltools is not installed here: pip install 'coremltools>=9'"
+    return None
+
+
+def executes(target: Target) -> Means:
+    """Say how this machine can execute what is made for a target: Core ML on a Mac, the interpreter elsewhere."""
+    if reason := missing():
+        return Means(None, reason)
+    if sys.platform == "darwin":
+        return Means("runtime", "by Core ML on this Mac", seconds_are_the_devices=target.elsewhere() is None)
+    return Means("reference", "by edgekd's interpreter of the saved MIL program; no Core ML runtime exists here")
+
+
+def refuses(scheme: Scheme, target: Target) -> str | None:
+    """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
+    weights = scheme.weights
+    if scheme.activations:
+        return (
+            f"{target.title} cannot store {scheme.label}: edgekd writes no quantized activations for Core ML, which computes in "
+            "float16; leave `activations` out"
+        )
+    if weights and weights.granularity == "group":
+        return (
+            f"{target.title} cannot store {scheme.label}: groups of {weights.group} weights of the flattened tensor cut across "
+            "channels, and Core ML's blocks do not; use granularity `channel` or `tensor`"
+        )
+    if not covers(target.stores, scheme.label):
+        stored = ", ".join(target.stores)
+        return f"{target.title} cannot store {scheme.label}: it stores {stored}. Change the variant's bits or the target"
+    whole_bytes = weights is not None and weights.kind == "uniform" and not scheme.mixed and weights.bits == 8
+    if weights and _ios(target) < 18 and weights.granularity == "channel" and not whole_bytes:
+        return (
+            f"{target.title} cannot store {scheme.label} with a scale a channel: before iOS 18 Core ML's palettes hold for a whole "
+            "tensor; use granularity `tensor`, uniform weights of 8 bits, or the target of a newer release"
+        )
+    return None
+
+
+def refuses_graph(file: Path, target: Target) -> str | None:
+    """Say which operator of a full-precision ONNX file the target cannot take, and what to change; None when it can.
+
+    coremltools converts torch programs, not ONNX: what is known here is the target's list, and how pictures are resized.
+    """
+    import onnx
+
+    from .onnxruntime import interface as onnx_interface
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    refused = set(target.limits.get("operators_refused", ()))
+    if found := sorted({node.op_type for node in graph.node} & refused):
+        return f"{target.title} takes no {', '.join(found)}: use layers without, or leave this target out"
+    for node in graph.node:
+        told = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Resize" and (told.get("antialias") or told.get("mode") == b"cubic"):
+            return (
+                f"{target.title} cannot resize as {node.name or 'a Resize'} does (antialiased or cubic): give data and student the "
+                "same size in `preprocess`"
+            )
+    for one in onnx_interface(file)["inputs"]:
+        if any(isinstance(n, str) for n in one["shape"][1:]):
+            return f"{target.title} is given fixed shapes, and those of `{one['name']}` depend on more than the batch: fix them"
+    return None
+
+
+def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[], Sequence[Graph]]) -> dict[str, Path]:
+    """Write each graph as NAME.mlpackage, for one sample a call. The same variant gives the same bytes.
+
+    Raises BadInput for what Core ML cannot express or store, Missing without coremltools.
+    """
+    from . import coreml_package, coreml_program
+
+    if reason := missing():
+        raise Missing(reason)
+    made = {}
+    for graph in graphs():
+        weights, folded = _weights(variant.graphs[graph.name], target)
+        model = coreml_program.convert(
+            graph,
+            weights,
+            _release(target),
+            half=target.precision == "fp16",
+            images=bool(target.options.get("image_input", False)),
+            folded=folded,
+        )
+        made[graph.name] = coreml_package.write(model, folder / f"{graph.name}.mlpackage")
+        if lost := _lost(made[graph.name], weights):
+            raise BadInput(f"{made[graph.name].name}: coremltools changed the stored weight `{lost}`; name its layer in `keep`")
+    return made
+
+
+def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return {"inputs": [{name, dtype, shape}], "outputs": [...]} of an .mlpackage.
+
+    A picture has `image` too, "RGB" or "gray": the program is handed an image of that size, as check.py does with an array of
+    that dtype and shape.
+    """
+    from .mil import read
+
+    program = read(file)
+    inputs = []
+    for name, one in program.inputs.items():
+        told: dict[str, Any] = {"name": name, "dtype": _numpy(one.dtype), "shape": list(one.shape)}
+        if name in program.pictures:
+            _, channels, height, width = one.shape
+            told |= {"dtype": "uint8", "shape": [1, height, width, channels], "image": program.pictures[name]}
+        inputs.append(told)
+    types = {name: of for operation in program.operations for name, of in operation.outputs}
+    outputs = [{"name": n, "dtype": _numpy(types[n].dtype), "shape": list(types[n].shape)} for n in program.outputs]
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def load(file: Path, target: Target | None = None, threads: int | None = None, exact: bool = False) -> Any:
+    """Load an .mlpackage: into Core ML on a Mac, into the interpreter elsewhere, which rounds to float16 what is declared so.
+
+    exact: into the interpreter, float32 throughout on the stored weights. Raises BadInput for a broken package or an operation
+    that the interpreter does not know.
+    """
+    from .mil import read
+
+    if reason := missing():
+        raise Missing(reason)
+    if sys.platform == "darwin" and not exact:
+        from ..export.check_parts.coremltools import open_session
+
+        return _OnMac(open_session(file, threads or 0)[0], len(read(file).operations))
+    return Interpreted(read(file), exact)
+
+
+def tensors(file: Path, target: Target, inputs: Arrays) -> dict[str, np.ndarray]:
+    """Return every float value of a program by name, as it is computed in the declared types, in order of execution.
+
+    Names are those of torch's exporter, but for sums and products, which it numbers otherwise when the batch is dynamic.
+    """
+    from .mil import read
+    from .mil.run import Runner
+
+    program = read(file)
+    runner = Runner(program, exact=False)
+    count = max(len(values) for values in inputs.values())
+    parts: dict[str, list[np.ndarray]] = {}
+    for i in range(count):
+        for name, value in runner.values(_handed({k: v[i : i + 1] for k, v in inputs.items()}, program)).items():
+            own = name.removesuffix("_cast_fp16")
+            if value.is_floating_point() and value.ndim and own.rstrip("0123456789_") not in _RENUMBERED:
+                parts.setdefault(own, []).append(value.numpy())
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+_RENUMBERED = {"add", "sub", "mul", "div", "neg", "eq", "floordiv", "mod"}
+
+
+def wrong(file: Path, target: Target) -> list[str]:
+    """Return the numbers in a program that no device computes with: constants and values that are NaN, or beyond the declared type."""
+    from .mil import read
+    from .mil.checks import bad_constants, bad_values
+
+    program = read(file)
+    golden = _golden(file, program)
+    return [*bad_constants(program), *bad_values(program, _handed(golden, program))]
+
+
+def _golden(file: Path, program: Program) -> dict[str, np.ndarray]:
+    """Return a sample to run: of the artifact's golden inputs, else noise."""
+    beside = file.parent / "golden.npz"
+    if beside.is_file():
+        with np.load(beside, allow_pickle=False) as stored:
+            keys = {name: f"{file.stem}/in/{name}" for name in program.inputs}
+            if set(keys.values()) <= set(stored.files):
+                return {name: stored[key][:1] for name, key in keys.items()}
+    made: dict[str, np.ndarray] = {}
+    rng = np.random.default_rng(0)
+    for one in interface(file)["inputs"]:
+        shape = tuple(one["shape"])
+        whole = one["dtype"] != "float32"
+        made[one["name"]] = rng.integers(0, 256 if "image" in one else 2, shape) if whole else rng.normal(size=shape)
+    return made
+
+
+def _handed(sample: Arrays, program: Program) -> dict[str, np.ndarray]:
+    """Return a sample as the program takes it: a picture, (1, H, W, C), as float32 (1, C, H, W) in 0-255."""
+    return {
+        name: np.asarray(values).transpose(0, 3, 1, 2).astype(np.float32) if name in program.pictures else np.asarray(values)
+        for name, values in sample.items()
+        if name in program.inputs
+    }
+
+
+def _numpy(dtype: str) -> str:
+    return {"fp16": "float16", "fp32": "float32", "fp64": "float64"}.get(dtype, dtype)
+
+
+def _release(target: Target) -> str:
+    release = str(target.options.get("minimum_deployment_target", "iOS17"))
+    if release not in _IOS:
+        raise BadInput(
+            f"{target.name}: options.minimum_deployment_target `{release}` is not known; there are {', '.join(_IOS)}"
+        )
+    return release
+
+
+def _ios(target: Target) -> int:
+    return _IOS[_release(target)]
+
+
+def _weights(file: Path, target: Target) -> tuple[dict[str, Weight], bool]:
+    """Return the weights that an ONNX file of a variant stores, as Core ML holds them, and whether BatchNorms are folded into them."""
+    import onnx
+
+    from ..quantize import unpacked
+    from .coreml_program import Weight
+    from .coreml_weights import Linear, form_of, spread
+
+    found: dict[str, Weight] = {}
+    folded = False
+    for name, stored in unpacked.read(onnx.load(str(file))).items():
+        form = form_of(stored, _ios(target))
+        if isinstance(form, str):
+            raise BadInput(f"{target.title} cannot store the weight `{name}`: {form}")
+        if isinstance(stored, unpacked.Symmetric):  # rounded from what coremltools will fold itself
+            folded = True
+            assert isinstance(form, Linear)
+            slack = 0.5001 * spread(form.scale, form.q.shape) + 1e-6 * np.abs(stored.decoded()).max(initial=0)
+            found[name] = Weight(form, stored.decoded(), slack)
+        else:
+            found[name] = Weight(form, stored.decoded())
+    return found, folded
+
+
+def _lost(file: Path, weights: dict[str, Weight]) -> str | None:
+    """Return the name of a weight that the written program does not hold as it should; None when all are there."""
+    from .coreml_weights import Palette
+    from .mil import read
+    from .mil.run import Runner
+
+    held = [value.numpy() for value in Runner(read(file), exact=True).stored().values()]
+    for name, weight in weights.items():
+        values = weight.form.decoded()
+        ways = [values, values.T] if values.ndim == 2 else [values]
+        near = 0.0 if isinstance(weight.form, Palette) else 2e-3 * float(np.abs(values).max(initial=0))
+        with np.errstate(over="ignore"):
+            known = [one for way in ways for one in (way, way.astype(np.float16).astype(np.float32))]
+        if not any(h.shape == k.shape and (np.abs(h - k) <= near).all() for h in held for k in known):
+            return name
+    return None

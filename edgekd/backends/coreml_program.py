@@ -1,0 +1,260 @@
+"""A torch graph as a Core ML program, its quantized weights in Core ML's own compressed forms.
+
+coremltools converts the network in floating point, with a pass of ours in its pipeline that puts a compressed constant in the
+place of every constant with the very values of a stored weight. Weights that were quantized beside a BatchNorm are replaced
+first of all: no pass can fold anything into a compressed constant, so the BatchNorm stays. Weights that were quantized with it
+folded in are replaced after coremltools has folded it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import BadInput
+from .coreml_weights import Form, Linear
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..export.graph import Graph
+
+_PASS = "edgekd::store_weights"
+_LAST = "common::add_fp16_cast"
+"""What comes after all that folds one constant into another."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A stored weight: how Core ML shall hold it, the float32 values that stand in the network, and how far these may be off."""
+
+    form: Form
+    values: np.ndarray
+    tolerance: np.ndarray | float = 0.0
+
+
+def convert(
+    graph: Graph, weights: Mapping[str, Weight], release: str, *, half: bool = True, images: bool = False, folded: bool = False
+) -> Any:
+    """Return the graph as a coremltools MLModel for one sample at a time. Raises BadInput for what Core ML cannot express.
+
+    weights: the stored ones by name. release: of coremltools.target, such as "iOS17". half: compute in float16.
+    images: inputs of pictures, uint8 (n, H, W, 1 or 3), become Core ML's image type, gray or RGB. folded: the weights hold the
+    BatchNorm after them already.
+    """
+    with quiet():
+        import coremltools as ct
+
+        example = {name: _one_sample(graph, name) for name in graph.inputs}
+        pictures = {name for name, value in example.items() if images and is_picture(value)}
+        module = _entered(graph.module.to("cpu").eval(), [name in pictures for name in graph.inputs])
+        given = {name: _as_given(value, name in pictures) for name, value in example.items()}
+        inputs = [_described(ct, name, value, name in pictures) for name, value in given.items()]
+        outputs = [ct.TensorType(name=name, dtype=np.float32) for name in graph.outputs]
+        errors: list[Exception] = []
+        for trace in (_exported, _traced):  # names are those of torch's exporter, where its route converts
+            passes = ct.PassPipeline.DEFAULT
+            job = _register(_Job(dict(weights), set(weights)))
+            passes.insert_pass(passes.passes.index(_LAST) if folded else 0, _PASS)
+            passes.set_options(_PASS, {"job": job})
+            try:
+                made = ct.convert(
+                    trace(module, tuple(given.values())),
+                    convert_to="mlprogram",
+                    inputs=inputs,
+                    outputs=outputs,
+                    minimum_deployment_target=getattr(ct.target, release),
+                    compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+                    pass_pipeline=passes,
+                    skip_model_load=True,
+                )
+            except Exception as error:  # torch and coremltools raise anything
+                errors.append(error)
+                continue
+            if job.left:
+                name = min(job.left)
+                raise BadInput(
+                    f"graph `{graph.name}`: the weight `{name}` is no constant of the converted program: the network computes "
+                    "with another tensor made of it. Name its layer in `keep`"
+                )
+            return made
+    reason = (str(errors[0]).strip() or type(errors[0]).__name__).splitlines()[0]
+    raise BadInput(f"coremltools cannot convert graph `{graph.name}`: {reason}. Replace that operation in the network")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the pass is to place, and the names of what it has not placed yet."""
+
+    weights: dict[str, Weight]
+    left: set[str]
+
+    def find(self, values: np.ndarray) -> tuple[str, Form] | None:
+        """Return the stored weight that a constant of the program is."""
+        best: tuple[float, str, Form] | None = None
+        for name, weight in self.weights.items():
+            for turned in (False, True) if values.ndim == 2 else (False,):
+                stored = weight.values.T if turned else weight.values
+                if stored.shape != values.shape:
+                    continue
+                slack = weight.tolerance.T if turned and isinstance(weight.tolerance, np.ndarray) else weight.tolerance
+                apart = np.abs(values - stored)
+                if (apart <= slack).all() and (best is None or apart.max(initial=0) < best[0]):
+                    best = float(apart.max(initial=0)), name, weight.form.transposed() if turned else weight.form
+        return best and best[1:]
+
+
+def _register(job: _Job) -> _Job:
+    """Make the pass known to coremltools, once; return the job."""
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.helper import block_context_manager
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
+
+    if _PASS in PASS_REGISTRY:
+        return job
+
+    @register_pass(namespace=_PASS.partition("::")[0])
+    class store_weights(AbstractGraphPass):
+        job: _Job | None = None
+
+        def apply(self, prog: Any) -> None:
+            for function in prog.functions.values():
+                self._block(function)
+
+        @block_context_manager
+        def _block(self, block: Any) -> None:
+            assert self.job is not None
+            for op in list(block.operations):
+                for inner in op.blocks:
+                    self._block(inner)
+                value: Any = op.outputs[0].val if op.op_type == "const" else None
+                found = self.job.find(value) if getattr(value, "dtype", None) == np.float32 else None
+                if found is None:
+                    continue
+                name, form = found
+                stored = _constant(form, op)
+                block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=stored, force_replace=True)
+                block.remove_ops([op])
+                self.job.left.discard(name)
+
+    return job
+
+
+def _constant(form: Form, op: Any) -> Any:
+    """Put the compressed constant before `op`; return its variable."""
+    from coremltools.converters.mil._deployment_compatibility import AvailableTarget
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import types
+    from coremltools.converters.mil.mil.block import is_current_opset_version_compatible_with as has
+
+    name: dict[str, Any] = {"name": f"{op.name}_stored", "before_op": op}
+
+    def integers(values: np.ndarray, kind: str) -> np.ndarray:
+        return values.astype(types.nptype_from_builtin(types.string_to_builtin(kind)))
+
+    if isinstance(form, Linear):
+        signed = form.q.dtype == np.int8
+        kind = f"{'' if signed else 'u'}int{form.bits}"
+        bounds = (-(1 << form.bits - 1), 1 << form.bits - 1) if signed else (0, 1 << form.bits)
+        whole = (form.zero == np.rint(form.zero)).all() and form.zero.min() >= bounds[0] and form.zero.max() < bounds[1]
+        zero = integers(form.zero, kind) if whole else form.zero
+        if has(AvailableTarget.iOS18):
+            offset = {"offset": zero} if form.zero.any() else {}
+            return mb.constexpr_blockwise_shift_scale(data=integers(form.q, kind), scale=form.scale, **offset, **name)
+        axis = next((axis for axis, n in enumerate(form.scale.shape) if n > 1), 0)
+        one = () if form.scale.size == 1 else (-1,)
+        return mb.constexpr_affine_dequantize(
+            quantized_data=form.q, zero_point=zero.reshape(one), scale=form.scale.reshape(one), axis=np.int32(axis), **name
+        )
+    if has(AvailableTarget.iOS18):
+        indices = integers(form.indices, f"uint{form.bits}")
+        return mb.constexpr_lut_to_dense(indices=indices, lut=form.points[..., None], **name)
+    stream = np.unpackbits(form.indices.reshape(-1, 1), axis=1, count=form.bits, bitorder="little")
+    return mb.constexpr_lut_to_dense(
+        indices=np.packbits(stream, bitorder="little"),
+        lut=form.points.reshape(-1),
+        shape=np.array(form.indices.shape, np.uint32),
+        **name,
+    )
+
+
+def is_picture(value: torch.Tensor) -> bool:
+    """Say whether an input is pictures: uint8 (n, H, W, 1 or 3)."""
+    import torch
+
+    return value.dtype == torch.uint8 and value.ndim == 4 and value.shape[3] in (1, 3)
+
+
+def _one_sample(graph: Graph, name: str) -> torch.Tensor:
+    value = graph.example[name]
+    for axis in graph.dynamic.get(name, {}):
+        if axis == 0:
+            value = value[:1]
+    return value
+
+
+def _as_given(value: torch.Tensor, picture: bool) -> torch.Tensor:
+    """Return the example as Core ML hands it over: a picture as float32 (1, C, H, W) in 0-255, integers as int32."""
+    import torch
+
+    if picture:
+        return torch.empty(1, *value.shape[-1:], *value.shape[1:3]).copy_(value.permute(0, 3, 1, 2))
+    kind = torch.float32 if value.is_floating_point() else torch.int32
+    return torch.empty(value.shape, dtype=kind).copy_(value)  # laid out afresh: torch.export's route refuses other strides
+
+
+def _described(ct: Any, name: str, value: torch.Tensor, picture: bool) -> Any:
+    if not picture:
+        return ct.TensorType(name=name, shape=tuple(value.shape), dtype=np.float32 if value.is_floating_point() else np.int32)
+    layout = ct.colorlayout.GRAYSCALE if value.shape[1] == 1 else ct.colorlayout.RGB
+    return ct.ImageType(name=name, shape=tuple(value.shape), color_layout=layout)
+
+
+def _entered(module: torch.nn.Module, pictures: list[bool]) -> torch.nn.Module:
+    """Return the module behind its door: pictures come channels first, as Core ML's images do."""
+    import torch
+
+    class Entered(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *given: torch.Tensor) -> Any:
+            turned = [x.permute(0, 2, 3, 1) if picture else x for x, picture in zip(given, pictures, strict=True)]
+            return self.inner(*turned)
+
+    return Entered().eval()
+
+
+def _exported(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return torch.export.export(module, given, strict=False).run_decompositions({})
+
+
+def _traced(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return torch.jit.trace(module, given, check_trace=False)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep coremltools' bars and notes out of the terminal; errors come as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
