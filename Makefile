@@ -7,8 +7,10 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.lock)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 RUN ?= runs/digits
+# ONNX Runtime for browsers is an npm package; --ignore-scripts: what it would fetch besides is for Node.js.
+ONNXRUNTIME_WEB := onnxruntime-web@1.30.0
 
-.PHONY: setup demo test check unit docs-check clean
+.PHONY: setup demo test check unit arm64 docs-check clean
 
 setup: $(VENV)/.done  ## .venv with edgekd and every extra, versions from requirements.lock
 
@@ -16,6 +18,10 @@ $(VENV)/.done: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) $(TORCH)
 	$(VENV)/bin/python $(PIP_INSTALL) --constraint requirements.lock --editable '.[all,dev]'
+	@if command -v npm >/dev/null; then \
+	  npm install --silent --ignore-scripts --no-save --no-audit --no-fund --prefix $(VENV)/share/edgekd $(ONNXRUNTIME_WEB) \
+	  || echo "setup: $(ONNXRUNTIME_WEB) could not be installed: browser targets are not executed here"; \
+	else echo "setup: no npm here, so no $(ONNXRUNTIME_WEB): browser targets are not executed here"; fi
 	@touch $@
 
 $(DEMO_VENV)/.done: requirements.lock pyproject.toml
@@ -36,6 +42,9 @@ unit: setup  ## tests without style and types
 	$(VENV)/bin/python -m pytest -q
 
 test: check unit  ## everything that CI runs
+
+arm64: setup  ## run the artifacts for ARM64 of RUN under qemu: parity, never time
+	$(VENV)/bin/python tools/arm64.py $(RUN)
 
 clean:
 	rm -rf $(VENV) $(DEMO_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
