@@ -48,6 +48,7 @@ def quantize(source: Path, keep: list[str], batches: Iterable[Arrays], config: V
             per_channel=per_channel,
             activation_symmetric=config.activations.symmetric,
             weight_symmetric=True if per_channel else bool(config.weights.symmetric),
+            init_overrides=_one_scale(model, kinds.QUInt8) if per_channel else None,
             nodes_to_exclude=apart,
         )
         settings.op_types_to_quantize = sorted(settings.op_types_to_quantize)  # comes from a set
@@ -63,6 +64,21 @@ def _fused(qnn: Any, model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     before, after = folder / "before.onnx", folder / "after.onnx"
     onnx.save(model, str(before))
     return onnx.load(str(after)) if qnn.qnn_preprocess_model(str(before), str(after)) else model
+
+
+def _one_scale(model: onnx.ModelProto, kind: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the settings of the weights that keep one scale where others have one a channel.
+
+    HTP refuses a LayerNormalization with more, and computes a grouped transposed convolution from the wrong ones.
+    """
+    found = {}
+    constant = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        apart = node.op_type == "LayerNormalization" or (node.op_type == "ConvTranspose" and groups > 1)
+        if apart and node.input[1] in constant:
+            found[node.input[1]] = [{"quant_type": kind, "symmetric": False}]
+    return found
 
 
 def _now(keep: Iterable[str], original: onnx.ModelProto, model: onnx.ModelProto) -> list[str]:
