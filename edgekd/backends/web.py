@@ -109,7 +109,7 @@ class WebSession:
 
 def load(file: Path, target: Target | None = None, threads: int | None = None, exact: bool = False) -> Any:
     """Load one graph file in Chromium; threads: as many as onnxruntime-web takes itself when None. Raises BadInput for a file that
-    it cannot load, Missing where there is no browser.
+    it cannot load, Missing where there is no browser, or it ended.
 
     exact: by the desktop's ONNX Runtime with every optimisation off, which reads the same file.
     """
@@ -171,9 +171,9 @@ class Browser:
     def _alive(self) -> None:
         try:
             self.chromium.alive()
-        except RuntimeError:
+        except RuntimeError as error:
             close_browsers(self)
-            raise
+            raise Missing(f"{error}; load the model again, a new one is started then") from None
 
 
 _open: dict[tuple[str, int], Browser] = {}

@@ -6,6 +6,7 @@ A part is a module under check_parts/ (or a third party's), written for Python 3
     def version() -> str                                  ImportError where the runtime is not installed
     def open_session(path, threads) -> (call, seconds)    call(inputs: name -> array) -> outputs: name -> array
     def clock() -> float                                  optional: seconds, where calls are timed elsewhere
+    def about() -> dict                                   optional: keys of the JSON that it knows better, such as processor
 
 and call.providers, where it has them: execution provider -> nodes.
 """
@@ -20,7 +21,8 @@ OLDEST = (3, 8)
 """The oldest Python that check.py runs on."""
 
 _START, _END = "# --- the runtime", "# --- end of the runtime"
-_OWN = {"NEEDS", "version", "open_session", "clock"}
+_OPTIONAL = {"clock", "about"}
+_OWN = {"NEEDS", "version", "open_session"} | _OPTIONAL
 
 
 def assemble(part: Path) -> str:
@@ -32,7 +34,7 @@ def assemble(part: Path) -> str:
     source = part.read_text(encoding="utf-8")
     tree = ast.parse(source, str(part), feature_version=OLDEST)
     names = _names(tree)
-    if lacking := (_OWN - {"clock"}) - names:
+    if lacking := (_OWN - _OPTIONAL) - names:
         raise ValueError(f"{part}: a part of check.py needs {', '.join(sorted(lacking))}")
     if hidden := names & (_names(ast.parse(before + after)) - _OWN):
         raise ValueError(f"{part}: the template of check.py has {', '.join(sorted(hidden))} too")

@@ -198,6 +198,22 @@ def clock() -> float:
     return SPENT[0]
 
 
+def about() -> dict[str, Any]:
+    """Return what the page says of its browser, which need not be on this machine."""
+    if not PAGES:
+        return {}
+    facts = next(iter(PAGES.values())).facts
+    gpu = facts["adapter"] or {}
+    software = gpu.get("architecture") == "swiftshader"
+    name = " ".join(word for word in (gpu.get("vendor"), gpu.get("architecture"), gpu.get("description")) if word)
+    return {
+        "processor": name or f"{facts['cores']} cores",
+        "system": facts["agent"],
+        "emulator": "SwiftShader, a GPU in software" if software else None,
+        "browser": {key: facts[key] for key in ("isolated", "threads", "cores", "adapter")},
+    }
+
+
 def open_session(path: Path, threads: int) -> tuple[Any, float]:
     """Load one graph file in the page, which somebody opens in a browser first; return (call, seconds)."""
     if threads not in PAGES:
