@@ -35,11 +35,11 @@ class Process:
 
     def ask(self, arrays: Mapping[str, np.ndarray] | None = None, **told: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return the answer to one message. Raises BadInput when the worker refuses, crashes or hangs."""
-        hung = threading.Event()
+        hung, process = threading.Event(), self._process
 
-        def give_up() -> None:
+        def give_up() -> None:  # knows nothing of self, which must go when its last user does
             hung.set()
-            self._process.kill()
+            process.kill()
 
         watch = threading.Timer(PATIENCE, give_up)
         watch.daemon = True
@@ -47,12 +47,12 @@ class Process:
         answer = None
         try:
             with contextlib.suppress(OSError):  # it is gone already: read below what it said
-                send(self._process.stdin, told, arrays)  # type: ignore[arg-type]
-                answer = receive(self._process.stdout)  # type: ignore[arg-type]
+                send(process.stdin, told, arrays)  # type: ignore[arg-type]
+                answer = receive(process.stdout)  # type: ignore[arg-type]
         finally:
             watch.cancel()
         if answer is None:
-            code = self._process.wait()
+            code = process.wait()
             how = f"did not answer within {PATIENCE:.0f} s" if hung.is_set() else f"crashed ({_code(code)})"
             raise BadInput("\n".join([f"{self.label}: Qualcomm's HTP compiler or simulator {how}", *self._tail()]))
         if "error" in answer[0]:
