@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import backends
+from .targets import Target, all_targets
+
 Finding = dict[str, Any]
 
 
@@ -26,7 +29,60 @@ def examine() -> list[Finding]:
         ("data sets", "datasets", True, _datasets, "pip install edgekd"),
         ("int8 on this CPU", "", False, _int8, ""),
     ]
-    return [_finding(*check) for check in checks]
+    return [_finding(*check) for check in checks] + [_backend(name) for name in backends.names() if name != "onnxruntime"]
+
+
+def _backend(name: str) -> Finding:
+    """Convert a tiny network for the first target of a backend, and run it as far as this machine can."""
+    told: Finding = {"part": name, "version": "", "works": False, "needed": False, "says": "", "remedy": ""}
+    target = next((target for target in all_targets() if target.backend == name), None)
+    try:
+        backend = backends.backend_of(name)
+        told["version"] = next((v for package, v in backends.packages_of(name).items() if package not in _EVERYWHERE), "")
+        if reason := backend.missing():
+            return told | {"says": reason}
+        if target is None:
+            return told | {"works": True, "says": "installed; no target uses it"}
+        apart, means = _through(backend, target)
+    except Exception as error:  # whatever breaks in somebody's installation is the finding
+        return told | {"says": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+    if means.by is None:
+        return told | {"works": True, "in_part": True, "says": f"converts, and does not run here: {means.why}"}
+    return told | {"works": True, "says": f"converts; runs by {means.by}, {apart:.0e} from torch"}
+
+
+_EVERYWHERE = ("onnx", "numpy", "onnxruntime")
+
+
+def _through(backend: backends.Backend, target: Target) -> tuple[float, backends.Means]:
+    """Return how far a tiny network's outputs lie from torch's, relative to the largest, and what executed it."""
+    import numpy as np
+    import torch
+
+    from .export import onnx
+    from .export.graph import Graph, torch_runner
+    from .quantize.variant import Variant
+    from .recipe import Scheme
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 3)).eval()
+    graph = Graph("model", net, ("x",), ("y",), {"x": torch.ones(2, 3, 8, 8)}, {"x": {0: "batch"}})
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.write(graph, Path(folder) / "model.onnx")
+        variant = Variant("fp32", "none", Scheme(), Path(folder), {"model": Path(folder) / "model.onnx"}, reference="torch")
+        made = Path(folder) / "made"
+        made.mkdir()
+        files = backend.convert(variant, target, made, lambda: [graph])
+        means = backend.executes(target)
+        session = backend.load(files["model"], target) if means.by else None
+        if session is None:
+            return float("nan"), means
+        expected = torch_runner([graph])("model", {"x": x})["y"]
+        error = np.abs(session.run({"x": x})["y"] - expected).max() / np.abs(expected).max()
+    limit = 1e-4 if target.precision == "fp32" else 1e-2
+    assert error < limit, f"outputs are {error:.1g} of the largest apart from torch's"
+    return float(error), means
 
 
 def _finding(part: str, package: str, needed: bool, check: Callable[[], str], remedy: str) -> Finding:
@@ -150,11 +206,12 @@ def _int8() -> str:
 
 def table(findings: list[Finding]) -> Any:
     """Return the findings as a terminal table."""
+    from rich.markup import escape
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, show_header=False)
     for f in findings:
-        mark = "[green]ok[/]" if f["works"] else ("[red]missing[/]" if f["needed"] else "[yellow]missing[/]")
-        says = f["says"] if f["works"] else f"{f['says']}  →  {f['remedy']}"
-        made.add_row(mark, f["part"], f["version"], says)
+        missing = "[red]missing[/]" if f["needed"] else "[yellow]missing[/]"
+        mark = ("[yellow]partly[/]" if f.get("in_part") else "[green]ok[/]") if f["works"] else missing
+        made.add_row(mark, f["part"], f["version"], escape(f"{f['says']}  →  {f['remedy']}" if f["remedy"] else f["says"]))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from .tables import Fitting
 
 VERDICTS = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "not_verified": "[yellow]not verified[/]"}
 
+MANY = 3
+"""Targets, above which each gets one line."""
+
 DROPPED = ("change", "size", "latency")
 """Columns that go, in this order, where the terminal is too narrow for all."""
 
@@ -22,10 +26,16 @@ LEFT = ("variant", "verdict", " ")
 
 
 def table(manifest: Mapping[str, Any]) -> Group:
-    """Return what to print: for each target a table, then in words what to ship and why. Fits 80 columns, and narrower."""
+    """Return what to print: for each target a table, then in words what to ship and why. Fits 80 columns, and narrower.
+
+    Of many targets it is one table, a line each, and in words what is not as it should be.
+    """
     metric = Metric(manifest["metric"])
     parts: list[RenderableType] = []
-    for target in targets(manifest):
+    if len(named := targets(manifest)) > MANY:
+        rows = [_line(manifest, target, metric) for target in named]
+        return Group(Fitting(rows, ("others", "size"), ("target", "ship", "verdict", "others")), *_exceptions(manifest))
+    for target in named:
         rows = _rows(manifest, target, metric)
         bold = [number for number, row in enumerate(rows) if row[" "]]
         parts += [Fitting(rows, DROPPED, LEFT, target, bold), *_words(manifest, target)]
@@ -48,11 +58,49 @@ def _rows(manifest: Mapping[str, Any], target: str, metric: Metric) -> list[dict
                 metric.name: metric.score(verdict["scores"].get("runtime") if verdict else None),
                 "change": metric.drop(verdict.get("drop") if verdict else None),
                 "latency": duration(timed.get(key)),
-                "verdict": VERDICTS[verdict["status"]] if verdict else DASH,
+                "verdict": _verdict(verdict) if verdict else DASH,
                 " ": "[green]ship[/]" if variant == chosen else "",
             }
         )
     return rows
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    """Say the verdict, and who executed what was judged where it was not the runtime."""
+    by = f" by {verdict['by']}" if verdict["by"] not in (None, "runtime") else ""
+    return f"{VERDICTS[verdict['status']]}{by}"
+
+
+def _line(manifest: Mapping[str, Any], target: str, metric: Metric) -> dict[str, str]:
+    """Return a target's row: the variant to ship, or the first where there is none, and what became of the others."""
+    mine = {short(key): v for key, v in manifest["verdicts"].items() if key.startswith(f"{target}/")}
+    chosen = (manifest["chosen"].get(target) or {}).get("variant")
+    shown = chosen or next(iter(mine), None)
+    verdict = mine.get(shown) if shown else None
+    counts = Counter(v["status"].replace("_", " ") for name, v in mine.items() if name != shown)
+    counts["refused"] = sum(r["target"] == target for r in manifest["refused"])
+    scores = verdict["scores"] if verdict else {}
+    return {
+        "target": escape(target),
+        "ship": f"[green]{escape(chosen)}[/]" if chosen else DASH,
+        "size": size(shipped_bytes(manifest, f"{target}/{chosen}")) if chosen else DASH,
+        metric.name: metric.score(scores.get("runtime")),
+        "verdict": _verdict(verdict) if verdict else DASH,
+        "others": ", ".join(f"{count} {what}" for what, count in counts.items() if count),
+    }
+
+
+def _exceptions(manifest: Mapping[str, Any]) -> list[Text]:
+    """Say what failed and what was not verified, each reason once."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for key, verdict in manifest["verdicts"].items():
+        if verdict["status"] != "passed":
+            name = key if verdict["status"] == "failed" else key.partition("/")[0]
+            said.setdefault((verdict["status"], verdict["reason"]), []).append(name)
+    return [
+        Text.from_markup(f"{VERDICTS[status]} {escape(', '.join(dict.fromkeys(names)))}: {escape(reason)}")
+        for (status, reason), names in said.items()
+    ]
 
 
 def _words(manifest: Mapping[str, Any], target: str) -> list[Text]:

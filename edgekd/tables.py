@@ -163,17 +163,24 @@ def bench(found: dict[str, Any]) -> Group:
     return Group(made, *said)
 
 
-def targets(found: list[dict[str, Any]]) -> Table:
-    """The device classes and what is missing for each."""
-    made = _table("target", "runs on", "backend", "here")
+def targets(found: list[dict[str, Any]]) -> Group:
+    """The device classes: what each is, what it stores, and how far this machine can prove that files run there."""
+    rows = [
+        {
+            "target": escape(target["name"]),
+            "runs on": escape(target["title"]),
+            "stores": escape(", ".join(target["stores"])),
+            "verified here by": f"[green]{target['verified_by']}[/]" if target["verified_by"] else "[yellow]nothing[/]",
+        }
+        for target in found
+    ]
+    said: dict[str, list[str]] = {}
     for target in found:
-        made.add_row(
-            target["name"],
-            target["title"],
-            target["backend"],
-            f"[yellow]{target['missing']}[/]" if target["missing"] else "[green]ready[/]",
-        )
-    return made
+        if reason := target["missing"] or (not target["verified_by"] and target["why"]):
+            said.setdefault(reason, []).append(target["name"])
+    lines = [f"[yellow]{escape(', '.join(names))}[/]: {escape(reason)}" for reason, names in said.items()]
+    shown = Fitting(rows, ("stores", "runs on"), ("target", "runs on", "stores", "verified here by"))
+    return Group(shown, *(Text.from_markup(line) for line in lines))
 
 
 def models(found: list[dict[str, Any]]) -> Table:

@@ -109,7 +109,7 @@ def covers(patterns: Iterable[str], label: str) -> bool:
 
 def target_names() -> list[str]:
     """Return the names of the shipped targets."""
-    return [file.stem for file in listing("targets", "*.toml")]
+    return sorted(file.stem for file in listing("targets", "*.toml"))
 
 
 def all_targets() -> list[Target]:

@@ -68,7 +68,7 @@ def missing() -> str | None:
     if sys.platform not in ("linux", "darwin"):
         return f"coremltools has no converter for {sys.platform}: use Linux or macOS"
     if importlib.util.find_spec("coremltools") is None:
-        return "coremltools is not installed here: pip install 'coremltools>=9'"
+        return "coremltools is not installed here: pip install 'edgekd[coreml]'"
     return None
 
 
