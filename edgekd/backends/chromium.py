@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,6 +35,16 @@ def program() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
+_START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]  # out of the way of 3 and 4
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Starts a program with two pipes as its file descriptors 3 and 4, which is where Chromium looks for them."""
+
+
 class Chromium:
     """A running browser with a profile of its own, which lies in a temporary folder. software_gpu: WebGPU on the CPU."""
 
@@ -49,8 +60,8 @@ class Chromium:
         # Chromium ends when these pipes close, which the system does for us even if we are killed.
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
-        shell = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        command = ["sh", "-c", shell, "sh", found, *flags, "--remote-debugging-pipe", address]
+        ends = (str(theirs_in), str(theirs_out))
+        command = [sys.executable, "-I", "-S", "-c", _START, *ends, found, *flags, "--remote-debugging-pipe", address]
         try:
             with self._log.open("wb") as log:
                 self.process = subprocess.Popen(

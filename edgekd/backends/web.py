@@ -172,7 +172,7 @@ class Browser:
         try:
             self.chromium.alive()
         except RuntimeError as error:
-            close_browsers(self)
+            close_browsers([self])
             raise Missing(f"{error}; load the model again, a new one is started then") from None
 
 
@@ -182,15 +182,15 @@ _open: dict[tuple[str, int], Browser] = {}
 
 def _browser(provider: str, threads: int) -> Browser:
     if (provider, threads) not in _open:
-        close_browsers(*[browser for browser in _open.values() if not browser.sessions])
+        close_browsers([browser for browser in _open.values() if not browser.sessions])
         _open[provider, threads] = Browser(provider, threads)
     return _open[provider, threads]
 
 
-def close_browsers(*chosen: Browser) -> None:
-    """End these browsers; all that run when none is named."""
+def close_browsers(chosen: Sequence[Browser] | None = None) -> None:
+    """End these browsers; None: all that run."""
     for key, browser in list(_open.items()):
-        if not chosen or browser in chosen:
+        if chosen is None or browser in chosen:
             del _open[key]
             browser.close()
 
