@@ -51,7 +51,6 @@ def quantize(source: Path, keep: list[str], batches: Iterable[Arrays], config: V
             init_overrides=_one_scale(model, kinds.QUInt8) if per_channel else None,
             nodes_to_exclude=apart,
         )
-        settings.op_types_to_quantize = sorted(settings.op_types_to_quantize)  # comes from a set
         made = Path(folder) / "quantized.onnx"
         quantizer.quantize(model, made, settings)
         return onnx.load(str(made))
