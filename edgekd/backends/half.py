@@ -104,38 +104,32 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
 
 
 def cast_first(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with the Cast of a picture of bytes before what moves its axes: TensorRT moves no bytes."""
+    """Return the model with pictures of bytes cast to floats before anything else reads them: TensorRT moves no bytes."""
     import onnx
     from onnx import TensorProto
 
     made = onnx.ModelProto.FromString(model.SerializeToString())
-    graph = made.graph
-    bytes_in = {value.name for value in graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
-    again = True
-    while again:
-        again = False
-        for at, node in enumerate(graph.node):
-            takers = [other for other in graph.node for name in other.input if name == node.output[0]]
-            if (
-                node.op_type not in _MOVES
-                or node.input[0] not in bytes_in
-                or not takers
-                or {t.op_type for t in takers} != {"Cast"}
-            ):
-                continue
-            if len({t.attribute[0].i for t in takers}) > 1:
-                continue
-            source, moved, first = node.input[0], node.output[0], takers[0]
-            node.input[0], node.output[0] = f"{moved}.cast", first.output[0]
-            for other in takers[1:]:
-                _rename_inputs(graph.node, other.output[0], first.output[0])
-            cast = onnx.helper.make_node("Cast", [source], [f"{moved}.cast"], name=f"{moved}.cast", to=first.attribute[0].i)
-            kept = [other for other in graph.node if all(other is not taker for taker in takers)]
-            kept.insert(at, cast)
-            made = _rebuilt(made, kept)
-            graph, again = made.graph, True
-            break
-    return made
+    nodes = list(made.graph.node)
+    for value in made.graph.input:
+        takers = [node for node in nodes if value.name in node.input]
+        if value.type.tensor_type.elem_type != TensorProto.UINT8 or all(node.op_type == "Cast" for node in takers):
+            continue
+        first = f"{value.name}.cast"
+        _rename_inputs(nodes, value.name, first)
+        nodes.insert(0, onnx.helper.make_node("Cast", [value.name], [first], name=first, to=TensorProto.FLOAT))
+        floats = {first}
+        for node in nodes[1:]:
+            if node.op_type in _MOVES and node.input[0] in floats:
+                floats.update(node.output)
+            elif node.op_type == "Cast" and node.input[0] in floats and node.attribute[0].i == TensorProto.FLOAT:
+                _rename_inputs(nodes, node.output[0], node.input[0])
+                floats.update(node.output)
+        outputs = {other.name for other in made.graph.output}
+        needless = {
+            id(n) for n in nodes[1:] if n.op_type == "Cast" and n.input[0] in floats and n.attribute[0].i == TensorProto.FLOAT
+        }
+        nodes = [node for node in nodes if id(node) not in needless or node.output[0] in outputs]
+    return _rebuilt(made, nodes)
 
 
 def _retype(node: onnx.NodeProto) -> None:

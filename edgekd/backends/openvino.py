@@ -33,10 +33,6 @@ DEVICES = ("CPU", "NPU")
 
 # By itself OpenVINO computes in bfloat16 where the CPU can, and quantizes the inputs of layers whose weights are integers.
 _AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-# Without its low-precision transformations a FakeQuantize is computed as one, in float32, and so is what follows. The property is
-# an internal one of the CPU plugin; should a later OpenVINO lose it, there is no exact session (load returns None).
-_EXACT = {**_AS_WRITTEN, "LP_TRANSFORMS_MODE": "NO"}
-
 _HEAVY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _BOOKKEEPING = ("Const", "Input", "Output")
 
@@ -44,7 +40,7 @@ _BOOKKEEPING = ("Const", "Input", "Output")
 class OpenVinoSession:
     """A compiled graph. providers: device -> nodes after the graph was simplified, heavy ones on int8 kernels under a name of their own."""
 
-    def __init__(self, compiled: Any, device: str, exact: bool = False) -> None:
+    def __init__(self, compiled: Any, device: str) -> None:
         self._request = compiled.create_infer_request()
         self._inputs = [port.get_any_name() for port in compiled.inputs]
         self.outputs = [_name(port) for port in compiled.outputs]
@@ -52,10 +48,12 @@ class OpenVinoSession:
         self._batch = shape[0].get_length() if shape and shape.is_static and len(shape) else 0
         kinds: Counter[str] = Counter()
         for node in compiled.get_runtime_model().get_ops():
-            kind, precision = (str(node.get_rt_info()[key].astype(str)) for key in ("layerType", "runtimePrecision"))
-            if kind not in _BOOKKEEPING:
-                small = kind in _HEAVY and precision in ("i8", "u8") and not exact
-                kinds[f"{device} int8" if small else device] += 1
+            kind = str(node.get_rt_info()["layerType"].astype(str))
+            if kind in _BOOKKEEPING:
+                continue
+            # of the inputs, not of the node: one that expands int8 weights and multiplies in float32 calls itself int8 too
+            small = kind in _HEAVY and str(node.get_input_element_type(0).get_type_name()) in ("i8", "u8")
+            kinds[f"{device} int8" if small else device] += 1
         self.providers: dict[str, int] = dict(sorted(kinds.items()))
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -153,26 +151,26 @@ def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
     return {"inputs": [described(p) for p in model.inputs], "outputs": [described(p) for p in model.outputs]}
 
 
-def load(file: Path, target: Target | None = None, threads: int | None = None, exact: bool = False) -> OpenVinoSession | None:
+def load(file: Path, target: Target | None = None, threads: int | None = None, exact: bool = False) -> OpenVinoSession:
     """Compile one graph for the target's device (the CPU without one).
 
-    exact: on the CPU in float32, every FakeQuantize computed as it stands, no int8 kernels; None should this OpenVINO not offer it.
+    exact: on the CPU in float32, with no int8 kernels: each FakeQuantize is taken apart into operations in floating point.
     Raises Missing where the device is not here: nothing else stands in for it. Raises BadInput for a broken file.
     """
+    from .openvino_ir import unfused
+
     model = _read(file)
     device = "CPU" if exact or target is None else _device(target)
     if device not in (found := _available()):
         raise Missing(f"no {device} here: OpenVINO finds {', '.join(found) or 'nothing'}, and nothing else stands in for it")
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
-        settings |= _EXACT if exact else _AS_WRITTEN
+        settings |= _AS_WRITTEN
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        return OpenVinoSession(_core().compile_model(model, device, settings), device, exact)
+        return OpenVinoSession(_core().compile_model(unfused(model) if exact else model, device, settings), device)
     except Exception as error:
-        if exact and "LP_TRANSFORMS_MODE" in str(error):
-            return None
         raise BadInput(f"{file}: OpenVINO cannot compile it for {device}: {_reason(error)}") from None
 
 
@@ -184,7 +182,9 @@ def tensors(file: Path, target: Target, inputs: Arrays) -> dict[str, np.ndarray]
     import openvino as ov
     from openvino import opset13 as ops
 
-    model = _read(file)
+    from .openvino_ir import unfused
+
+    model = unfused(_read(file))
     reached: set[str] = set()
     found: dict[str, Any] = {}
     for node in model.get_ordered_ops():
@@ -195,7 +195,7 @@ def tensors(file: Path, target: Target, inputs: Arrays) -> dict[str, np.ndarray]
                 real = [port for port in node.outputs() if port.get_element_type().is_real() and port.get_names()]
                 found |= {name: port for port in real for name in sorted(port.get_names())}
     seen = ov.Model([ops.result(port) for port in found.values()], model.get_parameters())
-    session = OpenVinoSession(_core().compile_model(seen, "CPU", _EXACT), "CPU", exact=True)
+    session = OpenVinoSession(_core().compile_model(seen, "CPU", _AS_WRITTEN), "CPU")
     session.outputs = list(found)
     return session.run(inputs)
 
