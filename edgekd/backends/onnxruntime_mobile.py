@@ -48,8 +48,8 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
     """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
     if scheme.weights and not scheme.activations:
         return (
-            f"{target.title} cannot store {scheme.label}: an .ort file has no integers below 8 bits, and weights that are expanded "
-            "beforehand take the space of fp32. Quantize activations too (w8a8), or ship ONNX (a target with backend onnxruntime)"
+            f"{target.title} cannot store {scheme.label}: an .ort file has its weights expanded beforehand, so they take the space of "
+            "fp32. Quantize activations too (w8a8), or ship ONNX (a target with backend onnxruntime)"
         )
     return onnxruntime.refuses(scheme, target)
 
