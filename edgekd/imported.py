@@ -123,7 +123,9 @@ def bring(run: Path, file: Path) -> str:
         raise BadInput(f"{file}: it is about {name}, and {run} has no such artifact")
     if reason := match(record, artifacts.load(home)):
         raise BadInput(f"{file}: {reason}")
-    write_text(run / FOLDER / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    kept = run / FOLDER / f"{name}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_text(kept, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return name
 
 
