@@ -162,12 +162,11 @@ def _histograms(model: onnx.ModelProto, names: list[str], batches: Iterable[Arra
             for name, values in zip(names, made, strict=True):
                 sizes = np.abs(values.reshape(-1))
                 if not count:
+                    if not np.isfinite(sizes).all():
+                        raise BadInput(f"calibration: the values of `{name}` are not finite")
                     largest[name] = max(largest[name], float(sizes.max(initial=0)))
                 elif largest[name] > 0:
                     counts[name] += np.histogram(sizes, _BINS, (0, largest[name]))[0]
-    for name, value in largest.items():
-        if not np.isfinite(value):
-            raise BadInput(f"calibration: the values of `{name}` are not finite")
     return {name: (largest[name], counts[name]) for name in names}
 
 
@@ -217,6 +216,8 @@ def _inserted(model: onnx.ModelProto, sites: Sites, scales: Mapping[str, np.ndar
     def weights(name: str, axis: int) -> str:
         if (name, axis) not in stored:
             values = numpy_helper.to_array(tensors[name])
+            if not np.isfinite(values).all():
+                raise BadInput(f"the weights `{name}` are not finite: train the student again")
             others = tuple(i for i in range(values.ndim) if i != axis)
             scale = _rounded_up(np.abs(values).max(axis=others, keepdims=True) / 127)
             at = f"{name}.{axis}" if any(name == known for known, _ in stored) else name
