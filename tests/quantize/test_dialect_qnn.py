@@ -111,6 +111,37 @@ def test_normalisations_and_grouped_transposed_convolutions_keep_one_scale(tmp_p
         assert found["t_quantized"][:2] == ("uint8", 1)
 
 
+@pytest.mark.parametrize("fill", [30.0, 0.0])
+def test_a_padding_of_a_constant_becomes_zeros_and_a_sum(tmp_path, fill):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "c": rng.normal(size=(4, 4, 1, 1)),
+        "p": np.array([0, 0, 1, 0, 0, 0, 2, 0]),
+        "v": np.float32(fill),
+        "d": np.ones((4, 4, 1, 1)),
+    }
+    tensors = {key: np.asarray(v, np.int64 if key == "p" else np.float32) for key, v in tensors.items()}
+    nodes = [
+        helper.make_node("Conv", ["x", "c"], ["a"], name="first"),
+        helper.make_node("Pad", ["a", "p", "v"], ["b"], name="pad"),
+        helper.make_node("Conv", ["b", "d"], ["y"], name="second"),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", 4, n, 6]) for name, n in (("x", 6), ("y", 9))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(v, k) for k, v in tensors.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "m.onnx")
+    made = qnn.padded_with_zeros(model)
+    onnx.checker.check_model(made)
+    onnx.save(made, tmp_path / "z.onnx")
+    run = file_runner({"m": tmp_path / "m.onnx", "z": tmp_path / "z.onnx"})
+    x = {"x": rng.normal(size=(3, 4, 6, 6)).astype(np.float32)}
+    assert np.array_equal(run("m", x)["y"], run("z", x)["y"])
+    assert [n.op_type for n in made.graph.node] == ["Conv", "Pad", *(["Add"] if fill else []), "Conv"]
+    quantized = qnn.quantize(tmp_path / "m.onnx", [], [x], recipe())
+    (pad,) = (n for n in quantized.graph.node if n.op_type == "Pad")
+    assert (len(pad.input) > 2 and pad.input[2] != "") == (not fill)
+
+
 def test_without_samples_it_says_so(trained):
     with pytest.raises(BadInput, match="no calibration samples"):
         qnn.quantize(trained.source["model"], [], [], recipe())

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import BadInput, Missing
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def quantize(source: Path, keep: list[str], batches: Iterable[Arrays], config: V
     per_channel = config.weights.granularity != "tensor"
     kinds = quantizer.QuantType
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        original = folded(onnx.load(str(source)))
+        original = padded_with_zeros(folded(onnx.load(str(source))))
         model = _fused(qnn, original, Path(folder))
         apart = sorted({*_now(keep, original, model), *stem(model)})
         settings = qnn.get_qnn_qdq_config(
@@ -54,6 +56,44 @@ def quantize(source: Path, keep: list[str], batches: Iterable[Arrays], config: V
         made = Path(folder) / "quantized.onnx"
         quantizer.quantize(model, made, settings)
         return onnx.load(str(made))
+
+
+def padded_with_zeros(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with each padding of another constant c than 0 as a padding of zeros, plus a constant of c there.
+
+    HTP stores c with the scale of what is padded, which cuts it off where it lies outside that range. Pads of an axis whose size
+    is not known stay.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    if not any(node.op_type == "Pad" for node in model.graph.node):
+        return model
+    made = onnx.shape_inference.infer_shapes(model)
+    tensors = {tensor.name: tensor for tensor in made.graph.initializer}
+    ends = [*made.graph.input, *made.graph.value_info]
+    shapes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in ends}
+    nodes = []
+    for node in made.graph.node:
+        nodes.append(node)
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+        constant = [name in tensors for name in node.input[1:3]] == [True, True]
+        if node.op_type != "Pad" or mode != b"constant" or not constant or len(node.input) > 3:
+            continue
+        value, widths = (numpy_helper.to_array(tensors[name]) for name in (node.input[2], node.input[1]))
+        shape, width = shapes.get(node.input[0], []), widths.reshape(2, -1).T
+        known = len(shape) == len(width) and all(size > 0 for size, pad in zip(shape, width, strict=True) if pad.any())
+        if not value.any() or not known or width.min() < 0:
+            continue
+        size = [size if pad.any() else 1 for size, pad in zip(shape, width, strict=True)]
+        filled = np.pad(np.zeros(size, value.dtype), width.tolist(), constant_values=value.item())
+        out = node.output[0]
+        node.output[0], node.input[2] = f"{out}.zeros", ""
+        made.graph.initializer.append(numpy_helper.from_array(filled, f"{out}.filled"))
+        nodes.append(helper.make_node("Add", [f"{out}.zeros", f"{out}.filled"], [out], name=f"{node.name}.fill"))
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
 
 
 def _fused(qnn: Any, model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
