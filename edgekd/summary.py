@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.text import Text
 
 from .report.formats import DASH, Metric, duration, size
-from .report.words import gain, shipped_bytes, short, stored, targets, weights_alone
+from .report.words import STATUS, gain, shipped_bytes, short, status, stored, targets, weights_alone
 from .tables import Fitting
 
-VERDICTS = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "not_verified": "[yellow]not verified[/]"}
+COLOURS = {"passed": "green", "failed": "red", "not_verified": "yellow"}
 
 MANY = 3
 """Targets, above which each gets one line."""
@@ -67,8 +67,7 @@ def _rows(manifest: Mapping[str, Any], target: str, metric: Metric) -> list[dict
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
     """Say the verdict, and who executed what was judged where it was not the runtime."""
-    by = f" by {verdict['by']}" if verdict["by"] not in (None, "runtime") else ""
-    return f"{VERDICTS[verdict['status']]}{by}"
+    return f"[{COLOURS[verdict['status']]}]{status(verdict)}[/]"
 
 
 def _line(manifest: Mapping[str, Any], target: str, metric: Metric) -> dict[str, str]:
@@ -98,8 +97,8 @@ def _exceptions(manifest: Mapping[str, Any]) -> list[Text]:
             name = key if verdict["status"] == "failed" else key.partition("/")[0]
             said.setdefault((verdict["status"], verdict["reason"]), []).append(name)
     return [
-        Text.from_markup(f"{VERDICTS[status]} {escape(', '.join(dict.fromkeys(names)))}: {escape(reason)}")
-        for (status, reason), names in said.items()
+        Text.from_markup(f"[{COLOURS[kind]}]{STATUS[kind]}[/] {escape(', '.join(dict.fromkeys(names)))}: {escape(reason)}")
+        for (kind, reason), names in said.items()
     ]
 
 

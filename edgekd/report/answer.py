@@ -8,6 +8,13 @@ from .formats import Metric, duration, size, times
 from .words import Manifest, sentence, shipped_bytes, short
 
 
+EXECUTED = {
+    "simulator": "Verified in the vendor's simulator.",
+    "reference": "Verified by a reference interpreter of the file; the runtime itself is not here.",
+    "device": "Verified on the device.",
+}
+
+
 def answer(manifest: Manifest, target: str, metric: Metric) -> dict[str, Any]:
     """Return the words and facts of one target: what to ship, or why nothing."""
     choice = manifest["chosen"].get(target)
@@ -21,6 +28,8 @@ def answer(manifest: Manifest, target: str, metric: Metric) -> dict[str, Any]:
             if choice["by"] == "measurement"
             else "Not measured: chosen by the target's rule."
         )
+        if by := EXECUTED.get(verdicts.get(variant, {}).get("by")):
+            how += f" {by}"
         return {
             "target": target,
             "say": said,
@@ -58,7 +67,8 @@ def _facts(manifest: Manifest, target: str, variant: str, metric: Metric) -> lis
     """Return (what, number, remark) of the chosen artifact."""
     key, told = f"{target}/{variant}", []
     verdict = manifest["verdicts"].get(key, {})
-    score = verdict.get("scores", {}).get("runtime")
+    scores = verdict.get("scores", {})
+    score = next((scores[stage] for stage in ("runtime", "file", "variant") if stage in scores), None)
     if score is not None:
         first = "teacher" if "teacher" in verdict["scores"] else "student"
         told.append((metric.name, metric.score(score), f"{metric.drop(verdict.get('drop'))} from the {first}"))

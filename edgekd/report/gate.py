@@ -7,9 +7,7 @@ from typing import Any
 
 from . import charts
 from .formats import DASH, Metric, digits, number, small
-from .words import Manifest, providers, sentence, short, targets
-
-STATUS = {"passed": "passed", "failed": "failed", "not_verified": "not verified"}
+from .words import Manifest, providers, sentence, short, status, targets
 
 KINDS = {"passed": "good", "failed": "bad", "not_verified": "unsure"}
 
@@ -18,7 +16,8 @@ STAGE_MEANING = {
     "student": "the student in torch",
     "variant": "the quantized student, in the exact arithmetic of its method",
     "file": "the shipped file, in exact arithmetic (every optimisation off)",
-    "runtime": "the shipped file as the runtime executes it",
+    "runtime": "the shipped file as the runtime executes it, or what stands for it here: the vendor's simulator, a reference interpreter",
+    "device": "the golden samples on the device itself (check.py)",
 }
 
 
@@ -34,7 +33,7 @@ def gate(manifest: Manifest, metric: Metric) -> dict[str, Any]:
                 {
                     "target": target,
                     "variant": short(key),
-                    "status": STATUS[v["status"]],
+                    "status": status(v),
                     "kind": KINDS[v["status"]],
                     "chart": charts.through_stages(scores, metric, domain, floor, v["lost_at"]) if scores else None,
                     "drop": metric.drop(v.get("drop")),
@@ -58,7 +57,7 @@ def gate(manifest: Manifest, metric: Metric) -> dict[str, Any]:
                     "interval": _drop_interval(v, metric),
                     "samples": number(v["samples"]),
                     "kind": KINDS[v["status"]],
-                    "status": STATUS[v["status"]],
+                    "status": status(v),
                 }
             )
             parity += [

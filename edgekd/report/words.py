@@ -16,6 +16,15 @@ METHODS = {
 }
 
 
+STATUS = {"passed": "passed", "failed": "failed", "not_verified": "not verified"}
+
+
+def status(verdict: Mapping[str, Any]) -> str:
+    """Say the verdict, and who executed what was judged where it was not the runtime itself: passed by simulator."""
+    by = verdict.get("by")
+    return STATUS[verdict["status"]] + (f" by {by}" if by not in (None, "runtime") else "")
+
+
 def targets(manifest: Manifest) -> list[str]:
     """Return the names of all targets that the manifest speaks of, in its order."""
     named = [*manifest["chosen"], *(key.partition("/")[0] for key in [*manifest["verdicts"], *manifest["artifacts"]])]
