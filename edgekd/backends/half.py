@@ -5,7 +5,8 @@ For runtimes that compute in the types of the file (TensorRT's strongly typed ne
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,8 @@ from ..errors import BadInput
 
 if TYPE_CHECKING:
     import onnx
+
+    from ..export.graph import Arrays
 
 LARGEST = 65504.0
 """The largest 16-bit float."""
@@ -130,6 +133,27 @@ def cast_first(model: onnx.ModelProto) -> onnx.ModelProto:
         }
         nodes = [node for node in nodes if id(node) not in needless or node.output[0] in outputs]
     return _rebuilt(made, nodes)
+
+
+def too_large(file: Path, tensors: Callable[[Arrays], Mapping[str, np.ndarray]]) -> list[str]:
+    """Return the first tensor that passes LARGEST for the golden inputs beside a written file, in words; [] where there are none.
+
+    tensors: gives every intermediate value of the file, in order of execution.
+    """
+    golden = file.with_name("golden.npz")
+    if not golden.is_file():
+        return []
+    with np.load(golden, allow_pickle=False) as stored:
+        begin = f"{file.stem}/in/"
+        inputs = {key.removeprefix(begin): stored[key] for key in stored.files if key.startswith(begin)}
+    if not inputs:
+        return []
+    for name, values in tensors(inputs).items():
+        if not (np.abs(values) <= LARGEST).all():
+            return [
+                f"`{name}` passes {LARGEST:g} for the golden inputs, the largest 16-bit float: normalise before, or use fp32"
+            ]
+    return []
 
 
 def _retype(node: onnx.NodeProto) -> None:

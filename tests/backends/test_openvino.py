@@ -257,6 +257,20 @@ def test_what_is_for_the_npu_has_fixed_shapes_and_16_bits(convnet, tmp_path):
     assert NPU.saturates() is None
 
 
+def test_values_beyond_16_bits_are_found_with_the_golden_inputs(convnet, tmp_path):
+    file = converted(convnet.file, NPU, tmp_path / "out")
+    np.savez(file.with_name("golden.npz"), **{"model/in/image": convnet.inputs["image"]})
+    assert backend.wrong(file, NPU) == []
+    model = onnx.load(convnet.file)
+    kernel = next(t for t in model.graph.initializer if t.name == "kernel")
+    kernel.CopyFrom(numpy_helper.from_array(np.full((4, 3, 1, 1), 500, np.float32), "kernel"))
+    onnx.save(model, tmp_path / "large.onnx")
+    converted(tmp_path / "large.onnx", NPU, tmp_path / "out")
+    (said,) = backend.wrong(file, NPU)
+    assert "`conv` passes 65504" in said
+    assert backend.wrong(converted(tmp_path / "large.onnx", CPU, tmp_path / "cpu"), CPU) == []
+
+
 def test_a_shape_that_depends_on_values_is_refused_for_fixed_shapes(tmp_path):
     nodes = [
         helper.make_node("NonZero", ["x"], ["where"], name="where"),
