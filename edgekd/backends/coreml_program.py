@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ def convert(
             if job.left:
                 name = min(job.left)
                 raise BadInput(
-                    f"graph `{graph.name}`: the weight `{name}` is no constant of the converted program: the network computes "
-                    "with another tensor made of it. Name its layer in `keep`"
+                    f"graph `{graph.name}`: the stored weight `{name}` is none of the converted program's constants, and would be "
+                    "lost: the variant is of another network, or coremltools made another tensor of it; name its layer in `keep`"
                 )
             return made
     reason = (str(errors[0]).strip() or type(errors[0]).__name__).splitlines()[0]
@@ -237,7 +238,32 @@ def _exported(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> Any:
     import torch
 
     with torch.no_grad():
-        return torch.export.export(module, given, strict=False).run_decompositions({})
+        made = torch.export.export(module, given, strict=False).run_decompositions(_decompositions())
+    given_back = set(made.graph_signature.user_outputs)
+    for node in made.graph.nodes:
+        first = next((user for user in node.users if user.name.startswith("getitem") and user.args[1] == 0), None)
+        if "batch_norm" in node.name and first is not None and first.name not in given_back:
+            first.name, node.name = node.name, first.name  # what torch's ONNX files call the output
+    return made
+
+
+def _decompositions() -> dict[Any, Any]:
+    """Return what stands for operations that coremltools reads wrongly or not at all in a torch.export program."""
+    import torch
+
+    aten = torch.ops.aten
+
+    def gelu(x: torch.Tensor, approximate: str = "none") -> Any:
+        if approximate == "none":
+            return NotImplemented  # kept as it is; coremltools takes the other for it too
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    return {
+        aten.gelu.default: gelu,
+        aten.__or__.Tensor: torch.logical_or,
+        aten.__and__.Tensor: torch.logical_and,
+        aten.__xor__.Tensor: torch.logical_xor,
+    }
 
 
 def _traced(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> Any:

@@ -47,6 +47,12 @@ def topk(
     return tuple(found) if return_indices is None or bool(return_indices) else (found.values,)
 
 
+def argsort(*, x: Tensor, axis: Tensor | None = None, ascending: Tensor | None = None) -> Tensor:
+    """Return the places of the elements along an axis, the largest first (ascending: the smallest), of equals the first."""
+    rising = ascending is not None and bool(ascending)
+    return x.argsort(dim=-1 if axis is None else int(axis), descending=not rising, stable=True)
+
+
 def cumsum(*, x: Tensor, axis: Tensor | None = None, exclusive: Tensor | None = None, reverse: Tensor | None = None) -> Tensor:
     """Return running sums along an axis, from the end (reverse), each without its own element (exclusive)."""
     at = 0 if axis is None else int(axis)
@@ -71,5 +77,6 @@ OPERATIONS: Table = {
     "reduce_argmax": _arg(largest=True),
     "reduce_argmin": _arg(largest=False),
     "topk": topk,
+    "argsort": argsort,
     "cumsum": cumsum,
 }

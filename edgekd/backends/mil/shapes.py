@@ -81,6 +81,12 @@ def slice_by_size(*, x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
     return x
 
 
+def crop(*, x: Tensor, crop_height: Tensor, crop_width: Tensor) -> Tensor:
+    """Cut off so much of the last two axes: (top, bottom), (left, right)."""
+    (top, bottom), (left, right) = ints(crop_height), ints(crop_width)
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+
 def tile(*, x: Tensor, reps: Tensor) -> Tensor:
     """Repeat the whole along each axis."""
     return x.repeat(ints(reps))
@@ -213,6 +219,7 @@ OPERATIONS: Table = {
     "split": split,
     "slice_by_index": slice_by_index,
     "slice_by_size": slice_by_size,
+    "crop": crop,
     "tile": tile,
     "pad": pad,
     "gather": gather,
