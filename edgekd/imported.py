@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _AGAIN = "run `python check.py --json > check.json` on the device again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"(?!\.)[^/\\]+/(?!\.)[^/\\]+")  # becomes a path, and must not lead elsewhere
 _TIMES = ("load_s", "first_call_s", "warm_median_s", "warm_p90_s")
 _DEVICE = ("machine", "processor", "system", "runtime", "versions", "threads", "emulator", "when")
 
@@ -42,7 +43,7 @@ def _table(rule: Rule) -> Rule:
 
 
 _RULES: dict[str, tuple[str, Rule]] = {
-    "artifact": ("a text, TARGET/VARIANT", lambda value: _text(value) and value.count("/") == 1),
+    "artifact": ("a text, TARGET/VARIANT", lambda value: _text(value) and _NAME.fullmatch(value) is not None),
     "files": ("a table of file names and their SHA-256", _table(lambda value: value is None or _hash(value))),
     "identity": ("a SHA-256", _hash),
     "right": ("true or false", lambda value: isinstance(value, bool)),
