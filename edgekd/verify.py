@@ -63,7 +63,7 @@ def verify(asked: Question) -> Verdict:
     """Judge one artifact. What is wrong with it is the verdict, not an exception."""
     backend = backend_of(asked.target.backend)
     means = backend.executes(asked.target)
-    if means.by in ("simulator", "reference"):
+    if means.slow or means.by in ("simulator", "reference"):
         asked = _fewer(asked)
     metric = asked.task.metric if asked.task and asked.split else None
     evaluations = {name: e for name in ("teacher", "student") if (e := getattr(asked, name)) is not None}

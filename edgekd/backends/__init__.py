@@ -39,12 +39,13 @@ class Means:
 
     by: "runtime" (the target's own), "simulator" (the vendor's), "reference" (an interpreter of the same file); None: not at all.
     why: what is missing and how to get it, by None; else what to know about it. seconds_are_the_devices: timing it here says
-    something about the device.
+    something about the device. slow: so much slower than a device that fewer samples have to do.
     """
 
     by: str | None
     why: str = ""
     seconds_are_the_devices: bool = False
+    slow: bool = False
 
 
 class Session(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import platform
 import shutil
@@ -58,14 +59,22 @@ def executes(target: Target) -> Means:
     """Say how this machine can execute what is made for a target: in Chromium, on WebGPU by a software GPU."""
     if chromium.program() is None:
         return Means(None, f"no Chromium here: {chromium.HOW}")
-    if runtime_folder() is None:
+    if (runtime := runtime_folder()) is None:
         return Means(None, f"onnxruntime-web is not here: {HOW}")
-    where = f"in headless Chromium on {platform.machine()}"
+    where = f"by onnxruntime-web {_version(runtime)} in headless Chromium on {platform.machine()}"
     if _provider(target) == "wasm":
         return Means("runtime", where)
     if reason := _no_webgpu():
         return Means(None, reason)
-    return Means("runtime", f"{where}, on SwiftShader, a software GPU: what it computes counts, its time does not")
+    return Means("runtime", f"{where}, on SwiftShader, a software GPU: what it computes counts, its time does not", slow=True)
+
+
+def _version(runtime: Path) -> str:
+    """Return the version of the onnxruntime-web whose dist folder this is; "?" where its package.json is not beside."""
+    try:
+        return str(json.loads((runtime.parent / "package.json").read_text(encoding="utf-8"))["version"])
+    except (OSError, ValueError, KeyError):
+        return "?"
 
 
 def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[], Sequence[Graph]] = tuple) -> dict[str, Path]:
