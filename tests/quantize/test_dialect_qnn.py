@@ -111,19 +111,19 @@ def test_normalisations_and_grouped_transposed_convolutions_keep_one_scale(tmp_p
         assert found["t_quantized"][:2] == ("uint8", 1)
 
 
-@pytest.mark.parametrize("fill", [30.0, 0.0])
+@pytest.mark.parametrize("fill", [30.0, 0.0, None])
 def test_a_padding_of_a_constant_becomes_zeros_and_a_sum(tmp_path, fill):
     rng = np.random.default_rng(0)
     tensors = {
         "c": rng.normal(size=(4, 4, 1, 1)),
         "p": np.array([0, 0, 1, 0, 0, 0, 2, 0]),
-        "v": np.float32(fill),
+        "v": np.float32(fill or 0),
         "d": np.ones((4, 4, 1, 1)),
     }
     tensors = {key: np.asarray(v, np.int64 if key == "p" else np.float32) for key, v in tensors.items()}
     nodes = [
         helper.make_node("Conv", ["x", "c"], ["a"], name="first"),
-        helper.make_node("Pad", ["a", "p", "v"], ["b"], name="pad"),
+        helper.make_node("Pad", ["a", "p", "v"][: 2 if fill is None else 3], ["b"], name="pad"),
         helper.make_node("Conv", ["b", "d"], ["y"], name="second"),
     ]
     ends = [helper.make_tensor_value_info(name, 1, ["batch", 4, n, 6]) for name, n in (("x", 6), ("y", 9))]
@@ -139,7 +139,27 @@ def test_a_padding_of_a_constant_becomes_zeros_and_a_sum(tmp_path, fill):
     assert [n.op_type for n in made.graph.node] == ["Conv", "Pad", *(["Add"] if fill else []), "Conv"]
     quantized = qnn.quantize(tmp_path / "m.onnx", [], [x], recipe())
     (pad,) = (n for n in quantized.graph.node if n.op_type == "Pad")
-    assert (len(pad.input) > 2 and pad.input[2] != "") == (not fill)
+    stored = {t.name: numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    (to_float,) = (n for n in quantized.graph.node if n.output[0] == pad.input[2])
+    assert stored[to_float.input[0]] == stored[to_float.input[2]]  # the padding is the zero point: 0
+
+
+def test_the_quotients_of_linear_attention_stay_in_floating_point():
+    make_node, info = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        make_node("Conv", ["x", "w"], ["q"], name="q"),
+        make_node("Conv", ["x", "w"], ["k"], name="k"),
+        make_node("MatMul", ["q", "k"], ["both"], name="both"),
+        make_node("Slice", ["both", "zero", "one", "last"], ["top"], name="top"),
+        make_node("Slice", ["both", "one", "two", "last"], ["bottom"], name="bottom"),
+        make_node("Add", ["bottom", "eps"], ["safe"], name="safe"),
+        make_node("Div", ["top", "safe"], ["y"], name="quotient"),
+        make_node("Add", ["y", "q"], ["z"], name="residual"),
+        make_node("Div", ["z", "eps"], ["out"], name="by a constant"),
+    ]
+    ends = [info("x", 1, [1, 4, 6, 6]), info("out", 1, None)]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]))
+    assert sorted(qnn.quotients(model)) == ["both", "bottom", "quotient", "safe", "top"]
 
 
 def test_without_samples_it_says_so(trained):
