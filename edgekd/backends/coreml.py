@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import BadInput, Missing
 from ..targets import covers
 from . import Means
-from .fixed import one_by_one
+from .coreml_session import Interpreted, OnMac, handed, sample_of
 
 if TYPE_CHECKING:
     from ..export.graph import Arrays, Graph
@@ -21,46 +21,12 @@ if TYPE_CHECKING:
     from ..recipe import Scheme
     from ..targets import Target
     from .coreml_program import Weight
-    from .mil import Program
 
 PACKAGES = ("coremltools", "torch")
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "coremltools.py"
-PROVIDER = "MIL reference interpreter"
 
 _IOS = {"iOS17": 17, "macOS14": 17, "iOS18": 18, "macOS15": 18}
 """Release, as coremltools calls it -> the release of iOS that has the same operations."""
-
-
-class Interpreted:
-    """A program in edgekd's interpreter. providers: the interpreter -> how many operations the program has, constants not counted."""
-
-    def __init__(self, program: Program, exact: bool) -> None:
-        from .mil.run import Runner
-
-        self._program = program
-        self._runner = Runner(program, exact)
-        self.providers = {PROVIDER: len(program.operations)}
-
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run any number of samples, one after the other."""
-        wanted = {name: inputs[name] for name in self._program.inputs}
-        return one_by_one(self._one, wanted)
-
-    def _one(self, sample: Arrays) -> dict[str, np.ndarray]:
-        made = self._runner.values(_handed(sample, self._program))
-        return {name: made[name].numpy() for name in self._program.outputs}
-
-
-class _OnMac:
-    """A program in Core ML itself."""
-
-    def __init__(self, call: Callable[[Arrays], dict[str, np.ndarray]], operations: int) -> None:
-        self._call = call
-        self.providers = {"Core ML": operations}
-
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run any number of samples."""
-        return self._call(inputs)
 
 
 def missing() -> str | None:
@@ -192,7 +158,7 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     if sys.platform == "darwin" and not exact:
         from ..export.check_parts.coremltools import open_session
 
-        return _OnMac(open_session(file, threads or 0)[0], len(read(file).operations))
+        return OnMac(open_session(file, threads or 0)[0], len(read(file).operations))
     return Interpreted(read(file), exact)
 
 
@@ -209,7 +175,7 @@ def tensors(file: Path, target: Target, inputs: Arrays) -> dict[str, np.ndarray]
     count = max(len(values) for values in inputs.values())
     parts: dict[str, list[np.ndarray]] = {}
     for i in range(count):
-        for name, value in runner.values(_handed({k: v[i : i + 1] for k, v in inputs.items()}, program)).items():
+        for name, value in runner.values(handed({k: v[i : i + 1] for k, v in inputs.items()}, program)).items():
             own = name.removesuffix("_cast_fp16")
             if value.is_floating_point() and value.ndim and own.rstrip("0123456789_") not in _RENUMBERED:
                 parts.setdefault(own, []).append(value.numpy())
@@ -225,34 +191,8 @@ def wrong(file: Path, target: Target) -> list[str]:
     from .mil.checks import bad_constants, bad_values
 
     program = read(file)
-    golden = _golden(file, program)
-    return [*bad_constants(program), *bad_values(program, _handed(golden, program))]
-
-
-def _golden(file: Path, program: Program) -> dict[str, np.ndarray]:
-    """Return a sample to run: of the artifact's golden inputs, else noise."""
-    beside = file.parent / "golden.npz"
-    if beside.is_file():
-        with np.load(beside, allow_pickle=False) as stored:
-            keys = {name: f"{file.stem}/in/{name}" for name in program.inputs}
-            if set(keys.values()) <= set(stored.files):
-                return {name: stored[key][:1] for name, key in keys.items()}
-    made: dict[str, np.ndarray] = {}
-    rng = np.random.default_rng(0)
-    for one in interface(file)["inputs"]:
-        shape = tuple(one["shape"])
-        whole = one["dtype"] != "float32"
-        made[one["name"]] = rng.integers(0, 256 if "image" in one else 2, shape) if whole else rng.normal(size=shape)
-    return made
-
-
-def _handed(sample: Arrays, program: Program) -> dict[str, np.ndarray]:
-    """Return a sample as the program takes it: a picture, (1, H, W, C), as float32 (1, C, H, W) in 0-255."""
-    return {
-        name: np.asarray(values).transpose(0, 3, 1, 2).astype(np.float32) if name in program.pictures else np.asarray(values)
-        for name, values in sample.items()
-        if name in program.inputs
-    }
+    golden = sample_of(file, program)
+    return [*bad_constants(program), *bad_values(program, handed(golden, program))]
 
 
 def _numpy(dtype: str) -> str:

@@ -97,9 +97,10 @@ class _Job:
     weights: dict[str, Weight]
     left: set[str]
 
-    def find(self, values: np.ndarray) -> tuple[str, Form] | None:
-        """Return the stored weight that a constant of the program is."""
-        best: tuple[float, str, Form] | None = None
+    def find(self, values: np.ndarray) -> Form | None:
+        """Return how to store a constant of the program, when it is a stored weight: of those near enough, the nearest."""
+        best: tuple[float, Form] | None = None
+        names: list[str] = []  # of all that are as near: weights may be equal
         for name, weight in self.weights.items():
             for turned in (False, True) if values.ndim == 2 else (False,):
                 stored = weight.values.T if turned else weight.values
@@ -107,9 +108,15 @@ class _Job:
                     continue
                 slack = weight.tolerance.T if turned and isinstance(weight.tolerance, np.ndarray) else weight.tolerance
                 apart = np.abs(values - stored)
-                if (apart <= slack).all() and (best is None or apart.max(initial=0) < best[0]):
-                    best = float(apart.max(initial=0)), name, weight.form.transposed() if turned else weight.form
-        return best and best[1:]
+                if not (apart <= slack).all():
+                    continue
+                far = float(apart.max(initial=0))
+                if best is None or far < best[0]:
+                    best, names = (far, weight.form.transposed() if turned else weight.form), []
+                if far == best[0]:
+                    names.append(name)
+        self.left.difference_update(names)
+        return best and best[1]
 
 
 def _register(job: _Job) -> _Job:
@@ -139,11 +146,9 @@ def _register(job: _Job) -> _Job:
                 found = self.job.find(value) if getattr(value, "dtype", None) == np.float32 else None
                 if found is None:
                     continue
-                name, form = found
-                stored = _constant(form, op)
+                stored = _constant(found, op)
                 block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=stored, force_replace=True)
                 block.remove_ops([op])
-                self.job.left.discard(name)
 
     return job
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from edgekd.backends import coreml, coreml_weights, mil, onnxruntime
+from edgekd.backends.coreml_session import PROVIDER
 from edgekd.errors import BadInput, Missing
 from edgekd.export import onnx as export
 from edgekd.export.check import assemble
@@ -151,7 +152,7 @@ def test_outputs_are_torchs(learned, tmp_path):
     assert compare(reference, coreml.load(path, IOS18, exact=True).run({"image": IMAGES})).sqnr_db > 50
     session = coreml.load(path, IOS18)
     assert 45 < compare(reference, session.run({"image": IMAGES})).sqnr_db < 90  # rounded to half precision, so not equal
-    assert session.providers == {coreml.PROVIDER: len(mil.read(path).operations)}
+    assert session.providers == {PROVIDER: len(mil.read(path).operations)}
     assert coreml.wrong(path, IOS18) == []
 
 
@@ -222,6 +223,26 @@ def test_int8_weights_with_batch_norm_folded_in(plain, tmp_path, target, per_cha
     for integers in written:
         assert any(np.array_equal(s.value, w) for s in stored for w in (integers, integers.T) if s.value.shape == w.shape)
     assert not any(one.kind == "batch_norm" for one in operations)
+
+
+def test_weights_that_are_equal_are_all_placed(tmp_path):
+    class Twins(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.head = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+            nn.init.zeros_(self.first.weight), nn.init.zeros_(self.second.weight)
+
+        def forward(self, x):
+            return self.head(x + self.second(x + self.first(x))).mean((2, 3))
+
+    net = Twins().eval()
+    export.write(graph_of(net), tmp_path / "float.onnx")
+    onnx.save(quantize_weights(onnx.load(str(tmp_path / "float.onnx")), []), tmp_path / "model.onnx")
+    path = converted(net, SimpleNamespace(graphs={"model": tmp_path / "model.onnx"}), SINGLE, tmp_path)
+    heavy = [one for one in mil.read(path).operations if one.kind == "conv"]
+    made = {name for one in mil.read(path).operations if one.kind.startswith("constexpr_") for name, _ in one.outputs}
+    assert len(heavy) == 3
+    assert all(one.inputs["weight"][0] in made for one in heavy)
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, "linear"), (4, "palette"), (2, "palette")])

@@ -51,7 +51,7 @@ CASES = {
     "depthwise, one-sided padding": lambda: nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(C, C, 3, 2, groups=C)),
     "transposed": lambda: nn.ConvTranspose2d(C, 4, 3, 2, 1, groups=2),
     "transposed, output padding": lambda: nn.ConvTranspose2d(C, 4, 3, 2, 1, output_padding=1),
-    "max pool": lambda: nn.MaxPool2d(3, 2, 1),
+    "max pool": lambda: Does(lambda x: functional.max_pool2d(-x.abs() - 1, 3, 2, 1)),
     "max pool, ceil": lambda: nn.MaxPool2d(3, 2, ceil_mode=True),
     "mean pool": lambda: nn.AvgPool2d(3, 2, 1),
     "mean pool, padding not counted": lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False),
