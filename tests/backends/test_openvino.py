@@ -158,6 +158,28 @@ def test_weights_stay_small_and_exact(tmp_path, bits, stored_bits, buckets, code
     assert file.with_suffix(".bin").stat().st_size <= sum(-(-n * stored_bits // 8) for n in counts) + tables + 300
 
 
+def test_many_small_integers_are_their_own(tmp_path):
+    """OpenVINO would go on reading the memory of NumPy's array after it was freed."""
+    rng = np.random.default_rng(3)
+    indices = rng.integers(0, 16, (300, 400)).astype(np.uint8)
+    scale = rng.uniform(0.01, 0.02, 300).astype(np.float32)
+    net = nn.Linear(400, 300, bias=False).eval()
+    one = Encoded(indices, scale, -8 * scale, None, 16, (300, 400))
+    net.weight.data = torch.from_numpy(one.decoded())
+    x = torch.randn(2, 400)
+    packed.write(Graph("model", net, ("x",), ("y",), {"x": x}, {"x": {0: "batch"}}), {"weight": one}, tmp_path / "model.onnx")
+    made = backend.load(converted(tmp_path / "model.onnx", CPU, tmp_path / "out"), CPU).run({"x": x.numpy()})["y"]
+    wanted = x.numpy().astype(np.float64) @ ((indices.astype(np.float64) - 8) * scale[:, None]).T
+    np.testing.assert_allclose(made, wanted, rtol=1e-4, atol=1e-4)
+    codes = Encoded(indices[:, :100], scale, None, np.linspace(-1, 1, 16, dtype=np.float32), 16, (300, 100))
+    net = nn.Linear(100, 300, bias=False).eval()
+    net.weight.data = torch.from_numpy(codes.decoded())
+    x = torch.randn(2, 100)
+    packed.write(Graph("model", net, ("x",), ("y",), {"x": x}, {"x": {0: "batch"}}), {"weight": codes}, tmp_path / "model.onnx")
+    made = backend.load(converted(tmp_path / "model.onnx", CPU, tmp_path / "out"), CPU).run({"x": x.numpy()})["y"]
+    np.testing.assert_allclose(made, x.numpy() @ codes.decoded().T, rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture
 def int8(tmp_path):
     """A product of quantized activations and int8 weights that go to 127, with sums far above 16 bits, and the same in NumPy."""

@@ -71,6 +71,25 @@ def test_pairs_stand_where_the_guide_puts_them(residual):
     assert rules.broken(made, 20) == []
 
 
+def test_of_two_convolutions_that_meet_the_shorter_way_is_the_shortcut(tmp_path):
+    """The sum fuses with the last of the longer way, so what comes by the shorter one, a projection, is quantized."""
+    rng = np.random.default_rng(7)
+    weights = {name: rng.normal(size=(3, 3, 1, 1)).astype(np.float32) for name in ("a.w", "b.w", "p.w", "c.w")}
+    nodes = [
+        helper.make_node("Conv", ["x", "a.w"], ["a"], name="a"),
+        helper.make_node("Conv", ["a", "b.w"], ["b"], name="b"),
+        helper.make_node("Conv", ["x", "p.w"], ["p"], name="p"),
+        helper.make_node("Add", ["p", "b"], ["sum"], name="sum"),
+        helper.make_node("Conv", ["sum", "c.w"], ["y"], name="y"),
+    ]
+    ends = {"x": (TensorProto.FLOAT, ["n", 3, 4, 4])}, {"y": (TensorProto.FLOAT, ["n", 3, 4, 4])}
+    file = graph_of(tmp_path / "m.onnx", nodes, *ends, weights)
+    made = dialect.quantize(file, [], [{"x": rng.normal(size=(5, 3, 4, 4)).astype(np.float32)}], CONFIG)
+    taken = next(node.input for node in made.graph.node if node.name == "sum")
+    assert list(taken) == ["p.dq", "b"]
+    assert rules.broken(made, 20) == []
+
+
 def test_weights_and_scales_are_right_to_half_a_step(residual):
     made = dialect.quantize(residual, [], batches(), CONFIG)
     source = {t.name: numpy_helper.to_array(t) for t in onnx.load(residual).graph.initializer}
