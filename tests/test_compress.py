@@ -527,3 +527,26 @@ def test_two_processes_compress_like_one(tmp_path):
     lessons = [lesson for name in ("qd4", "dq4", "qd2") for lesson in told["variants"][name]["facts"]["training"]]
     assert [lesson["processes"] for lesson in lessons] == [2, 2, 2, 2]
     assert {v["status"] for v in told["verdicts"].values()} == {"passed"}
+
+
+def test_what_a_device_said_is_brought_back(copy, tmp_path):
+    """check.py's JSON changes the verdict; what it is about is found by its hashes."""
+    before = manifest(copy)["verdicts"]["onnxruntime-cpu/fp32"]
+    home = copy / "targets" / "onnxruntime-cpu" / "fp32"
+    checked = subprocess.run([sys.executable, home / "check.py", "--json", "--seconds", "0.1"], capture_output=True, text=True)
+    (tmp_path / "check.json").write_text(checked.stdout)
+    done = edgekd("verify", str(copy), "--import", str(tmp_path / "check.json"))
+    assert done.returncode == 0, done.stderr
+    verdict = manifest(copy)["verdicts"]["onnxruntime-cpu/fp32"]
+    assert (verdict["status"], verdict["by"]) == ("passed", "device")
+    assert verdict["scores"] == before["scores"]
+    assert "device" not in manifest(copy)["verdicts"]["onnxruntime-cpu/int8"]
+    again = edgekd("verify", str(copy))
+    assert again.returncode == 0
+    assert manifest(copy)["verdicts"]["onnxruntime-cpu/fp32"]["by"] == "device", "it stays beside the run"
+    test_the_manifest_obeys_its_schema(copy)
+    (tmp_path / "check.json").write_text(checked.stdout.replace("onnxruntime-cpu/fp32", "onnxruntime-cpu/int8"))
+    wrong = edgekd("verify", str(copy), "--import", str(tmp_path / "check.json"))
+    assert wrong.returncode == 2
+    assert "onnxruntime-cpu/int8" in wrong.stderr
+    assert "Traceback" not in wrong.stderr

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from export.test_check import run, ship
@@ -133,3 +134,45 @@ def test_a_key_that_is_missing_is_named(shipped, tmp_path):
         (tmp_path / "check.json").write_text(json.dumps({k: v for k, v in shipped[1].items() if k != key}))
         with pytest.raises(BadInput, match=f"needs `{key}`"):
             imported.read(tmp_path / "check.json")
+
+
+HERE = {
+    "status": "not_verified", "by": None, "reason": "no GPU here", "lost_at": None, "parity": {}, "providers": {}, "scores": {},
+}  # fmt: skip
+
+
+def test_a_device_that_passed_verifies_what_could_not_be_here(shipped, told):
+    joined = imported.join(HERE, imported.read(told()), shipped[0])
+    assert (joined["status"], joined["by"], joined["lost_at"]) == ("passed", "device", None)
+    assert joined["reason"].startswith("check.py passed on")
+    assert joined["parity"]["device"]["sqnr_db"] == 200.0
+    assert joined["device"]["runtime"] == "onnxruntime"
+
+
+def test_a_device_that_failed_fails_what_passed_here(shipped, told):
+    wrong = {"model": {**shipped[1]["graphs"]["model"], "relative_error": 0.5, "sqnr_db": 6.0}}
+    joined = imported.join({**HERE, "status": "passed", "by": "runtime"}, imported.read(told(graphs=wrong)), shipped[0])
+    assert (joined["status"], joined["by"], joined["lost_at"]) == ("failed", "device", "runtime")
+
+
+def test_a_device_that_passed_does_not_mend_an_accuracy_lost_here(shipped, told):
+    lost = {**HERE, "status": "failed", "by": "simulator", "reason": "accuracy falls by 0.2", "lost_at": "variant"}
+    joined = imported.join(lost, imported.read(told()), shipped[0])
+    assert (joined["status"], joined["by"], joined["lost_at"]) == ("failed", "simulator", "variant")
+    assert joined["reason"].startswith("accuracy falls by 0.2; check.py passed")
+
+
+def test_a_record_about_an_earlier_artifact_says_nothing(shipped, told, tmp_path):
+    other = ship(tmp_path / "other", factor=2.0)
+    assert imported.join(HERE, imported.read(told()), other) == HERE
+
+
+def test_a_record_is_kept_beside_its_run(shipped, told, tmp_path):
+    home = tmp_path / "run" / "targets" / shipped[0].target / shipped[0].variant
+    shutil.copytree(shipped[0].folder, home)
+    assert imported.stored(tmp_path / "run", shipped[0].target, shipped[0].variant) is None
+    assert imported.bring(tmp_path / "run", told()) == f"{shipped[0].target}/{shipped[0].variant}"
+    kept = imported.stored(tmp_path / "run", shipped[0].target, shipped[0].variant)
+    assert imported.read(kept) == imported.read(told())
+    with pytest.raises(BadInput, match="has no such artifact"):
+        imported.bring(tmp_path, told())
