@@ -78,12 +78,13 @@ def _line(manifest: Mapping[str, Any], target: str, metric: Metric) -> dict[str,
     verdict = mine.get(shown) if shown else None
     counts = Counter(v["status"].replace("_", " ") for name, v in mine.items() if name != shown)
     counts["refused"] = sum(r["target"] == target for r in manifest["refused"])
-    scores = verdict["scores"] if verdict else {}
+    scores, samples = (verdict["scores"], verdict["samples"]) if verdict else ({}, 0)
+    most = max((v["samples"] for v in manifest["verdicts"].values()), default=0)
     return {
         "target": escape(target),
         "ship": f"[green]{escape(chosen)}[/]" if chosen else DASH,
         "size": size(shipped_bytes(manifest, f"{target}/{chosen}")) if chosen else DASH,
-        metric.name: metric.score(scores.get("runtime")),
+        metric.name: metric.score(scores.get("runtime")) + (f" of {samples}" if verdict and samples < most else ""),
         "verdict": _verdict(verdict) if verdict else DASH,
         "others": ", ".join(f"{count} {what}" for what, count in counts.items() if count),
     }

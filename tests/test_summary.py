@@ -8,7 +8,7 @@ from rich.console import Console
 
 from edgekd import summary
 
-VERDICT = {"status": "passed", "by": "runtime", "reason": "well", "scores": {"runtime": 0.9}, "drop": 0.01}
+VERDICT = {"status": "passed", "by": "runtime", "reason": "well", "scores": {"runtime": 0.9}, "drop": 0.01, "samples": 300}
 
 
 def manifest(**verdicts: dict) -> dict:
@@ -28,7 +28,7 @@ def manifest(**verdicts: dict) -> dict:
 
 
 MANY = manifest(
-    cpu__fp32={}, cpu__int8={"status": "failed", "reason": "int8 is wrong"}, phone__fp32={"by": "simulator"},
+    cpu__fp32={}, cpu__int8={"status": "failed", "reason": "int8 is wrong"}, phone__fp32={"by": "simulator", "samples": 40},
     mac__fp32={"by": "reference"}, gpu__fp32={"status": "not_verified", "by": None, "reason": "no GPU here"},
     jetson__fp32={"status": "not_verified", "by": None, "reason": "no GPU here"},
 )  # fmt: skip
@@ -48,6 +48,8 @@ def test_many_targets_are_a_line_each():
     assert "5\u202fKB" in lines[1], "without check.py"
     assert lines[1].endswith("1 failed")
     assert "passed by simulator" in lines[2]
+    assert "of 40" in lines[2], "a score of fewer samples is another score"
+    assert "of 300" not in lines[1]
     assert lines[2].endswith("1 refused")
     assert "passed by reference" in lines[3]
     assert lines[6:8] == ["failed cpu/int8: int8 is wrong", "not verified gpu, jetson: no GPU here"]
