@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told |= {"samples": GOLDEN, "side": SIDE, "host": host.describe(), "gate": GATE.model_dump(mode="json")}
     for name in options.networks:
         network = None
+        if options.again:
+            shutil.rmtree(options.work / name / "variants", ignore_errors=True)
         for target in map(load_target, options.targets):
             versions = packages_of(target.backend)
             for variant in options.variants:

@@ -149,7 +149,10 @@ def _int8_weights(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
         if not all(m is not None and m.op_type == "DequantizeLinear" for m in made):
             continue
         stored = [tensors[m.input[0]] for m in made if m is not None and m.input[0] in tensors]
-        for values in map(numpy_helper.to_array, stored):
+        for tensor in stored:
+            if node.op_type == "Conv" and len(tensor.dims) > 1 and tensor.dims[1] == 1:
+                continue  # depthwise: its kernels add up one product after the other, and NNCF leaves the weights 8 bits
+            values = numpy_helper.to_array(tensor)
             if values.dtype == np.int8:
                 yield node.name, int(np.abs(values.astype(np.int32)).max(initial=0))
 

@@ -62,6 +62,28 @@ def stem(model: onnx.ModelProto) -> list[str]:
     return found if len(found) < len(model.graph.node) else []
 
 
+def quotients(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes of each quotient of two activations, back to what it is a quotient of: linear attention's normalisation.
+
+    Numerator and denominator of very different size come out of one product there, and share its scale. With them in integers
+    efficientvit_b0 kept 6 dB of its file's outputs on OpenVINO and 25 dB on Qualcomm's HTP.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: dict[str, onnx.NodeProto] = {}
+    waiting = [n for n in model.graph.node if n.op_type == "Div" and all(name in makers for name in n.input)]
+    while waiting:
+        node = waiting.pop()
+        if node.name in found:
+            continue
+        found[node.name] = node
+        for before in (makers[name] for name in node.input if name in makers):
+            of_activations = all(name in makers for name in before.input)
+            same = ("Slice", "Pad", "Transpose", "ReduceSum", *(("MatMul",) if of_activations else ("Add", "Mul")))
+            if before.op_type in same:
+                waiting.append(before)
+    return list(found)
+
+
 def _covers(pattern: str, module: str) -> bool:
     """A pattern covers a module when it matches it or a module around it."""
     parts = module.split(".")

@@ -164,7 +164,7 @@ class _Batches:
 def _static(
     model: onnx.ModelProto, keep: list[str], batches: _Batches, config: VariantRecipe, narrow: bool, correct: bool
 ) -> onnx.ModelProto:
-    from .keep import stem
+    from .keep import quotients, stem
 
     assert config.activations is not None
     nncf = _nncf()
@@ -181,7 +181,7 @@ def _static(
         # scales per channel of depthwise activations would be exact in QDQ, but no runtime has integer kernels for them
         activations_quantization_params=QuantizationParameters(per_channel=False),
     )
-    ignored = sorted({*keep, *stem(model)})
+    ignored = sorted({*keep, *stem(model), *quotients(model)})
     preset = nncf.QuantizationPreset.PERFORMANCE if config.activations.symmetric else nncf.QuantizationPreset.MIXED
     with _quiet():
         return nncf.quantize(

@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.backends import onnxruntime as backend
 from edgekd.errors import BadInput, Missing
+from edgekd.targets import Target
 
 
 @pytest.fixture
@@ -55,3 +58,30 @@ def test_a_missing_runtime_says_how_to_get_it(doubling, monkeypatch):
     assert "pip install 'edgekd[onnxruntime]'" in backend.missing()
     with pytest.raises(Missing, match="pip install"):
         backend.load(doubling)
+
+
+@pytest.mark.parametrize(("groups", "says"), [(1, "weights of conv use more than 7 bits"), (4, None)])
+def test_full_range_int8_is_found_for_a_device_that_saturates(tmp_path, monkeypatch, groups, says):
+    """This machine computes it right, with VNNI: the rule has to find it. Depthwise convolutions don't saturate."""
+    shape = [4, 4 // groups, 3, 3]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"]),
+        helper.make_node("Conv", ["d", "wd"], ["y"], name="conv", group=groups),
+    ]
+    constants = [
+        numpy_helper.from_array(np.float32(0.1), "s"),
+        numpy_helper.from_array(np.uint8(0), "z"),
+        numpy_helper.from_array(np.full(shape, 127, np.int8), "w"),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], constants), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    old = Target("old", "An old PC", "onnxruntime", architecture="x86_64", vnni=False)
+    monkeypatch.setattr("edgekd.host.vnni", lambda: True)
+    found = backend.wrong(tmp_path / "m.onnx", old)
+    assert (found == []) if says is None else found[0].startswith(says)
+    assert backend.wrong(tmp_path / "m.onnx", dataclasses.replace(old, vnni=True)) == []

@@ -12,6 +12,7 @@ from edgekd.parity import compare
 from edgekd.quantize import Job, make
 from edgekd.quantize.calibration import from_task
 from edgekd.quantize.dialects import qnn
+from edgekd.quantize.keep import quotients
 from edgekd.quantize.variant import file_runner
 from edgekd.recipe import Calibration, VariantRecipe
 from edgekd.targets import load_target
@@ -159,7 +160,7 @@ def test_the_quotients_of_linear_attention_stay_in_floating_point():
     ]
     ends = [info("x", 1, [1, 4, 6, 6]), info("out", 1, None)]
     model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:]))
-    assert sorted(qnn.quotients(model)) == ["both", "bottom", "quotient", "safe", "top"]
+    assert sorted(quotients(model)) == ["both", "bottom", "quotient", "safe", "top"]
 
 
 def test_without_samples_it_says_so(trained):

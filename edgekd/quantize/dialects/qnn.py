@@ -30,7 +30,7 @@ def quantize(source: Path, keep: list[str], batches: Iterable[Arrays], config: V
     """
     import onnx
 
-    from ..keep import stem
+    from ..keep import quotients, stem
     from ..post_training import folded
 
     quantizer, qnn = _quantizer()
@@ -69,28 +69,6 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
     for domain, version in opsets:
         model.opset_import.add(domain=domain, version=version)
     return model
-
-
-def quotients(model: onnx.ModelProto) -> list[str]:
-    """Return the nodes of each quotient of two activations, back to what it is a quotient of: linear attention's normalisation.
-
-    Numerator and denominator of very different size come out of one product there, and share its scale; and a product of two
-    activations has some 40 dB on HTP even with 16 bits. efficientvit_b0 kept 25 dB of its file's outputs with them in integers.
-    """
-    makers = {name: node for node in model.graph.node for name in node.output}
-    found: dict[str, onnx.NodeProto] = {}
-    waiting = [n for n in model.graph.node if n.op_type == "Div" and all(name in makers for name in n.input)]
-    while waiting:
-        node = waiting.pop()
-        if node.name in found:
-            continue
-        found[node.name] = node
-        for before in (makers[name] for name in node.input if name in makers):
-            of_activations = all(name in makers for name in before.input)
-            same = ("Slice", "Pad", "Transpose", "ReduceSum", *(("MatMul",) if of_activations else ("Add", "Mul")))
-            if before.op_type in same:
-                waiting.append(before)
-    return list(found)
 
 
 def padded_with_zeros(model: onnx.ModelProto) -> onnx.ModelProto:
