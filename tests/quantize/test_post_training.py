@@ -284,3 +284,32 @@ def test_16_bit_activations_need_a_target_that_quantizes_by_rules_of_its_own(tra
     assert refuses(recipe) is None
     with pytest.raises(BadInput, match="quantize `v`: activations of 16 bits are for NPUs"):
         make(recipe, trained.job, tmp_path / "v")
+
+
+def test_a_quotient_of_activations_stays_in_floating_point(tmp_path):
+    """Linear attention divides by a sum that shares its product's scale; in integers that is off by far."""
+    rng = np.random.default_rng(0)
+    make_node, info = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        make_node("MatMul", ["x", "w"], ["a"], name="first"),
+        make_node("MatMul", ["x", "v"], ["b"], name="second"),
+        make_node("MatMul", ["a", "b"], ["both"], name="product"),
+        make_node("ReduceSum", ["both", "last"], ["sum"], name="sum"),
+        make_node("Div", ["both", "sum"], ["shares"], name="quotient"),
+        make_node("MatMul", ["shares", "w"], ["y"], name="after"),
+    ]
+    weights = {name: np.abs(rng.normal(size=(8, 8))).astype(np.float32) for name in "wv"} | {"last": np.array([-1])}
+    tensors = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    ends = [info("x", TensorProto.FLOAT, [8, 8]), info("y", TensorProto.FLOAT, [8, 8])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    batches = [{"x": np.abs(rng.normal(size=(8, 8))).astype(np.float32)} for _ in range(4)]
+    job = Job({"model": tmp_path / "model.onnx"}, calibration=lambda graph, settings: batches)
+    made = make(VariantRecipe(**W8A8), job, tmp_path / "int8")
+    quantized = onnx.load(str(made.graphs["model"])).graph
+    makers = {name: node for node in quantized.node for name in node.output}
+    fed_by = {n.name: [makers[i].op_type for i in n.input if i in makers] for n in quantized.node}
+    assert "DequantizeLinear" not in fed_by["quotient"] + fed_by["product"] + fed_by["sum"]
+    assert fed_by["first"].count("DequantizeLinear") == fed_by["after"].count("DequantizeLinear") == 2
