@@ -302,7 +302,7 @@ def test_a_quotient_of_activations_stays_in_floating_point(tmp_path):
     tensors = [numpy_helper.from_array(values, name) for name, values in weights.items()]
     ends = [info("x", TensorProto.FLOAT, [8, 8]), info("y", TensorProto.FLOAT, [8, 8])]
     model = helper.make_model(
-        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 20)]
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
     )
     onnx.save(model, tmp_path / "model.onnx")
     batches = [{"x": np.abs(rng.normal(size=(8, 8))).astype(np.float32)} for _ in range(4)]
