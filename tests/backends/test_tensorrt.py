@@ -352,6 +352,24 @@ def test_branches_cannot_be_in_16_bits(tmp_path):
     assert backend.refuses_graph(tmp_path / "m.onnx", FULL) is None
 
 
+def test_an_output_that_the_network_goes_on_with_in_32_bits(tmp_path):
+    """A second output that a mean is taken of: it is cast for the mean and cast as an output, under two names."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["conv"], name="conv"),
+        helper.make_node("Relu", ["conv"], ["features"], name="features"),
+        helper.make_node("ReduceMean", ["features"], ["mean"], name="mean", keepdims=0, axes=[2, 3]),
+    ]
+    ends = {"x": (TensorProto.FLOAT, [2, 1, 2, 2])}, {n: (TensorProto.FLOAT, None) for n in ("features", "mean")}
+    onnx.save(model_of(nodes, *ends, {"w": np.array([1, -1], np.float32).reshape(2, 1, 1, 1)}, opset=13), tmp_path / "m.onnx")
+    file = convert(tmp_path / "m.onnx", GPU, tmp_path / "out")
+    names = [node.name for node in onnx.load(file).graph.node]
+    assert len(set(names)) == len(names)
+    x = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+    made = backend.load(file, GPU, exact=True).run({"x": x})
+    assert np.array_equal(made["features"], np.concatenate([x, 0 * x], 1))
+    assert made["mean"].tolist() == [[1.5, 0], [5.5, 0]]
+
+
 def test_bytes_are_cast_before_all_that_reads_them(tmp_path):
     nodes = [
         helper.make_node("Shape", ["image"], ["shape"], name="shape"),
