@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,17 +32,19 @@ class Parity:
 
 
 def compare(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Parity:
-    """Return the worst difference over the tensors of `reference`."""
-    return max((_tensor(name, r, outputs.get(name)) for name, r in reference.items()), key=lambda p: (p.relative, -p.sqnr_db))
+    """Return the worst over the tensors of `reference`: the largest error and the lowest ratio, whichever tensors they are of."""
+    found = [_tensor(name, r, outputs.get(name)) for name, r in reference.items()]
+    worst = max(found, key=lambda p: (p.relative, -p.sqnr_db))
+    return replace(worst, max_abs=max(p.max_abs for p in found), sqnr_db=min(p.sqnr_db for p in found))
 
 
 def _tensor(name: str, r: np.ndarray, y: np.ndarray | None) -> Parity:
     if y is None or y.shape != r.shape:
         return _apart(f"`{name}` is {'missing' if y is None else f'{y.shape} instead of {r.shape}'}")
     r, y = np.asarray(r, np.float64), np.asarray(y, np.float64)
-    if not np.array_equal(np.isfinite(r), np.isfinite(y)):
-        return _apart(f"`{name}` has NaN or infinite values that the reference does not have")
     finite = np.isfinite(r)
+    if not np.array_equal(finite, np.isfinite(y)) or not np.array_equal(r[~finite], y[~finite], equal_nan=True):
+        return _apart(f"`{name}` has NaN or infinite values that the reference does not have")
     r, y = r[finite], y[finite]
     largest, noise, signal = float(np.abs(r - y).max(initial=0)), float(np.square(r - y).sum()), float(np.square(r).sum())
     if noise == 0:

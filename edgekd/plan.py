@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def plan(
         mine = [r for r in refusals if r.target == target.name]
         if len(mine) == len(recipe.quantize):
             reasons = "\n".join(f"  {r.variant}: {r.reason}" for r in mine)
-            raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}")
+            raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}{without(targets, [target.name])}")
     if (recipe.bench.threads or 1) > 4 * host.usable_cores():
         raise BadInput(
             f"bench.threads: {recipe.bench.threads} on a machine with {host.usable_cores()} cores; leave it out, or give fewer"
@@ -135,6 +135,12 @@ def plan(
         only=names,
         inputs=inputs,
     )
+
+
+def without(targets: Iterable[Target], refused: Collection[str]) -> str:
+    """Return the line that says how to go on without the targets that refuse; "" where none would be left."""
+    left = [target.name for target in targets if target.name not in refused]
+    return f"\nTo go on without: --set 'targets=[{', '.join(left)}]'" if left else ""
 
 
 def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -> Plan:
@@ -197,7 +203,7 @@ def _steps(
         made_from: list[Any] = [narrow(variant, targets), dialects.wanted(variant.scheme, targets), _code("quantize")]
         if quantize.from_the_network(variant):
             settings.pop("calibration")
-            made_from = [quantize.opset_for(targets), _code("network")]
+            made_from = [quantize.opset_for(targets, variant.scheme), _code("network")]
         if variant.trains:
             lessons = [(method, _settings(training)) for method, training in variant.lessons(recipe.teaching)]
             made_from += [teacher, lessons, _code("model")]

@@ -67,11 +67,13 @@ def verify(asked: Question) -> Verdict:
         asked = _fewer(asked)
     metric = asked.task.metric if asked.task and asked.split else None
     evaluations = {name: e for name in ("teacher", "student") if (e := getattr(asked, name)) is not None}
-    wrong, providers = _wrong_from_outside(asked), Counter[str]()
+    wrong, providers = [*_wrong_from_outside(asked), *_nan("student", evaluations)], Counter[str]()
     parity: dict[str, Parity] = {}
     stage = "variant"
     try:
         evaluations["variant"] = _variant(asked)
+        wrong += _nan("variant", evaluations) if not wrong else []
+        wrong += _wrong_golden(asked)
         stage = "file"
         wrong += [Wrong("file", what) for f in asked.artifact.graphs.values() for what in _rules(asked, f)]
         if exact := _run(asked, exact=True):
@@ -114,18 +116,42 @@ def _cut(task: Task, split: Split, whole: Evaluation, at: np.ndarray) -> Evaluat
     return task.evaluate(replay, split)
 
 
+def _nan(stage: str, evaluations: Mapping[str, Evaluation]) -> list[Wrong]:
+    """Find NaN in a stage's own outputs: where every stage has it they all agree, and nothing may ship all the same."""
+    if stage not in evaluations:
+        return []
+    found = [name for name, values in evaluations[stage].outputs.items() if np.isnan(values).any()]
+    return [Wrong(stage, f"the {stage}'s `{found[0]}` has NaN")] if found else []
+
+
+def _wrong_golden(asked: Question) -> list[Wrong]:
+    """Compute the golden outputs again: on a device that is not here they are all that the artifact is judged by."""
+    run = _reference(asked)
+    for name, inputs in asked.artifact.golden()[0].items():
+        if not inputs:
+            continue
+        near = compare(run(name, inputs), asked.artifact.golden()[1][name])
+        if not near.relative <= asked.gate.max_error:
+            said = near.reason or f"off by {near.relative:.2g} of the largest from the variant's"
+            return [Wrong("file", f"the golden outputs of `{name}` are not the variant's: {said}")]
+    return []
+
+
 def _rules(asked: Question, file: Path) -> list[str]:
     return wrong_with(asked.target.backend, file, asked.target)
 
 
 def _variant(asked: Question) -> Evaluation:
     """Evaluate the variant on what it says is its reference: its torch network, or its files in exact arithmetic."""
-    if asked.variant.reference == "torch":
-        if asked.student is not None and asked.variant.weights is None:
-            return asked.student
-        if asked.graphs:
-            return _evaluate(asked, torch_runner(list(asked.graphs)))
-    return _evaluate(asked, file_runner(asked.variant.graphs))
+    if asked.variant.reference == "torch" and asked.student is not None and asked.variant.weights is None:
+        return asked.student
+    return _evaluate(asked, _reference(asked))
+
+
+def _reference(asked: Question) -> Runner:
+    if asked.variant.reference == "torch" and asked.graphs:
+        return torch_runner(list(asked.graphs))
+    return file_runner(asked.variant.graphs)
 
 
 def _run(asked: Question, *, exact: bool = False, providers: Counter[str] | None = None) -> Runner | None:

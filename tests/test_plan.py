@@ -117,11 +117,15 @@ def test_a_target_with_an_older_runtime_gets_files_that_it_can_load(planned):
     from dataclasses import replace
 
     from edgekd.quantize import opset_for
+    from edgekd.recipe import Scheme, Weights
     from edgekd.targets import load_target
 
     cpu = load_target("onnxruntime-cpu")
-    assert opset_for([cpu]) == opset_for([]) == 21
-    assert opset_for([cpu, replace(cpu, limits={"opset": 20})]) == 20
+    w4 = Scheme(weights=Weights(bits=4))
+    assert opset_for([cpu], w4) == opset_for([], w4) == 21
+    old = replace(cpu, limits={"opset": 20})
+    assert opset_for([cpu, old], w4) == 20
+    assert opset_for([cpu, replace(old, stores=("fp32", "w8a8"))], w4) == 21, "what it does not store is not made for it"
     old = planned().out.parent / "old.toml"
     old.write_text((HOME.parent.parent / "targets" / "onnxruntime-cpu.toml").read_text().replace("opset = 21", "opset = 20"))
     with_old = planned(f"targets=[{old}]")

@@ -54,6 +54,7 @@ def test_outputs_smaller_than_their_error_are_below_it(times, says):
     evaluations = {"student": student, "variant": variant, "file": variant, "runtime": variant}
     asked = SimpleNamespace(
         gate=Gate(),
+        artifact=SimpleNamespace(graphs={}),
         target=load_target("onnxruntime-cpu"),
         variant=SimpleNamespace(reference="graph", method="ptq", weights=None),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..materials import Materials
     from ..models import LoadedModel
     from ..plan import Plan
-    from ..recipe import Calibration, Distill, VariantRecipe
+    from ..recipe import Calibration, Distill, Scheme, VariantRecipe
     from ..targets import Target
     from ..tasks import Task
     from .variant import Variant
@@ -81,11 +81,11 @@ def from_the_network(config: VariantRecipe) -> bool:
     return METHODS[config.methods[0]] == METHODS["round-to-nearest"]
 
 
-def opset_for(targets: Iterable[Target]) -> int:
-    """Return the highest opset that all targets take: one file serves them all."""
-    from ..targets import OPSET
+def opset_for(targets: Iterable[Target], scheme: Scheme) -> int:
+    """Return the highest opset that all targets take which store the scheme: one file serves them all."""
+    from ..targets import OPSET, covers
 
-    return min((target.opset for target in targets), default=OPSET)
+    return min((target.opset for target in targets if covers(target.stores, scheme.label)), default=OPSET)
 
 
 def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:

@@ -96,7 +96,7 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     graphs = {}
     for graph in task.graphs(student, splits):
         graphs[graph.name] = folder / f"{graph.name}.onnx"
-        packed.write(graph, encoded, graphs[graph.name], opset=opset_for(job.targets))
+        packed.write(graph, encoded, graphs[graph.name], opset=opset_for(job.targets, config.scheme))
     rest = size.numbers(student.module.net, without=encoded)
     facts["sizes"] = size.sizes(encoded, rest, [file for graph in graphs.values() for file in files_of(graph)])
     shutil.rmtree(folder / "training", ignore_errors=True)

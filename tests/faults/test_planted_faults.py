@@ -323,3 +323,55 @@ def test_a_missing_runtime_is_not_verified(variants, judge, monkeypatch):
     verdict = judge(variants["fp32"])
     assert verdict.status == "not_verified"
     assert verdict.reason.startswith("onnxruntime is not installed here")
+
+
+# --- what every stage agrees on may be wrong all the same -------------------------------------------
+
+
+def test_nan_that_every_stage_has_does_not_pass(trained, variants, tmp_path):
+    module = copy.deepcopy(trained.model.module)
+    with torch.no_grad():
+        module.net.head.bias[3] = float("nan")
+    (graph,) = trained.graphs
+    theirs = Graph(graph.name, module, graph.inputs, graph.outputs, graph.example, graph.dynamic)
+    variant = exported(trained, variants["fp32"], tmp_path, module)
+    test = trained.splits.test
+    golden = {"model": trained.task.inputs(test.take(np.arange(4)))}
+    made = artifacts.make(
+        variant, trained.target, tmp_path / "a", golden=golden, reference=torch_runner([theirs]), gate=Gate(),
+        classes=trained.splits.classes,
+    )  # fmt: skip
+    student = trained.task.evaluate(torch_runner([theirs]), test)
+    gate = Gate(max_drop=1.0)
+    verdict = verify(
+        Question(made, variant, trained.target, gate, trained.task, test, None, student, (theirs,), trained.source)
+    )
+    assert (verdict.status, verdict.lost_at) == ("failed", "student")
+    assert "the student's `logits` has NaN" in verdict.reason
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_golden_outputs_that_are_not_the_variants_fail(trained, variants, tmp_path, name):
+    """A device that is not here is judged by nothing else."""
+    made = artifact_of(trained, variants[name], variants[name], tmp_path / "a")
+    with np.load(made.folder / "golden.npz") as stored:
+        arrays = {key: stored[key] * np.float32(2 if "/out/" in key else 1) for key in stored.files}
+    arrays = {key: values.astype(np.uint8) if "/in/" in key else values for key, values in arrays.items()}
+    artifacts.write_npz(made.folder / "golden.npz", arrays)
+    made = dataclasses.replace(made, record={**made.record, "files": artifacts.describe(made.folder)})
+    verdict = verify(
+        Question(
+            made,
+            variants[name],
+            trained.target,
+            Gate(),
+            trained.task,
+            trained.splits.test,
+            None,
+            trained.student,
+            trained.graphs,
+            trained.source,
+        )
+    )
+    assert (verdict.status, verdict.lost_at) == ("failed", "file")
+    assert "golden outputs of `model` are not the variant's" in verdict.reason
