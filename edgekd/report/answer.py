@@ -7,7 +7,6 @@ from typing import Any
 from .formats import Metric, duration, size, times
 from .words import Manifest, sentence, shipped_bytes, short
 
-
 EXECUTED = {
     "simulator": "Verified in the vendor's simulator.",
     "reference": "Verified by a reference interpreter of the file; the runtime itself is not here.",
