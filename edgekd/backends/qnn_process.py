@@ -22,6 +22,7 @@ PATIENCE = 1800.0
 
 _STARTED = (sys.executable, "-m", "edgekd.backends.qnn_worker")
 _REFUSED = re.compile(r"\{ name: (.*?), type: (\w+) \}")
+_NO_BACKEND = "QNN SetupBackend failed"
 
 
 class Process:
@@ -56,20 +57,27 @@ class Process:
             how = f"did not answer within {PATIENCE:.0f} s" if hung.is_set() else f"crashed ({_code(code)})"
             raise BadInput("\n".join([f"{self.label}: Qualcomm's HTP compiler or simulator {how}", *self._tail()]))
         if "error" in answer[0]:
-            raise BadInput(f"{self.label}: {self._reason(answer[0]['error'])}")
+            raise BadInput(f"{self.label}: {self._reason(answer[0]['error'], told.get('file'))}")
         return answer
 
-    def _reason(self, error: str) -> str:
-        """Say why in the words of the user: ONNX Runtime's error says that a node has no place, the log says which."""
-        lines = [line for line in self._said() if "Unsupported nodes in QNN EP" in line]
+    def _reason(self, error: str, file: str | None) -> str:
+        """Say why in the words of the user: ONNX Runtime's error says that a node has no place, the log says which.
+
+        Where QNN takes no node at all, the log says nothing, and each of the file's is refused.
+        """
         if "fallback to CPU EP has been explicitly disabled" not in error and "OpType:" not in error:
             return f"ONNX Runtime with QNN says: {error.splitlines()[0]}"
+        said = self._said()
+        lines = [line for line in said if "Unsupported nodes in QNN EP" in line]
         nodes = _REFUSED.findall(lines[-1]) if lines else []  # the first tries are before it changes the layout
+        broken = next((line.partition(_NO_BACKEND)[2] for line in said if _NO_BACKEND in line), None)
+        if not nodes and file is not None and broken is None:
+            import onnx
+
+            nodes = [(node.name, node.op_type) for node in onnx.load(file, load_external_data=False).graph.node]
         if not nodes:
-            return (
-                "nothing of the graph was taken by QNN, and computing on the CPU instead is forbidden: its HTP backend did not load. "
-                f"ONNX Runtime says: {error.splitlines()[0]}"
-            )
+            why = f"its HTP backend did not load ({broken.strip()})" if broken else f"ONNX Runtime says: {error.splitlines()[0]}"
+            return f"nothing of the graph was taken by QNN, and computing on the CPU instead is forbidden: {why}"
         kinds: dict[str, str] = {}
         for name, kind in nodes:
             kinds.setdefault(kind, name)

@@ -115,11 +115,52 @@ def test_an_operator_that_htp_does_not_take_is_named(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_an_operator_is_named_where_htp_takes_none_at_all(tmp_path):
+    """Then the log of ONNX Runtime names no node."""
+    nodes = [("Einsum", ["image", "w"], ["y"], {"equation": "bhwc,cd->bd"})]
+    alone = nets.model(nodes, {"w": np.ones((3, 10), np.float32)}, dtype=onnx.TensorProto.FLOAT)
+    refused = qnn.refuses_graph(nets.save(alone, tmp_path), nets.target())
+    assert "HTP does not take Einsum (node n0)" in refused
+    assert "did not load" not in refused
+
+
+@pytest.fixture
+def half_on_the_cpu(tmp_path):
+    """A compiled file with a node outside of the compiled part, which the CPU could compute."""
+    file = converted(nets.convnet(), tmp_path, nets.target())
+    model = onnx.load(str(file))
+    model.graph.node[0].output[0] = "inside"
+    model.graph.node.append(onnx.helper.make_node("Einsum", ["inside"], ["y"], name="outside", equation="bc->bc"))
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("inside", onnx.TensorProto.FLOAT, [1, 10]))
+    del model.opset_import[:]
+    model.opset_import.extend([onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)])
+    onnx.save(model, file)
+    return file
+
+
+def test_no_part_of_a_graph_falls_back_to_the_cpu(half_on_the_cpu):
+    process = Process("half")
+    with pytest.raises(BadInput, match=r"HTP does not take .*Einsum \(node outside\)"):
+        process.ask(do="load", file=str(half_on_the_cpu), options={"soc_model": 57})
+
+
+def test_no_part_of_a_graph_falls_back_to_the_cpu_in_check_py(half_on_the_cpu):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from edgekd.export.check_parts import onnxruntime_qnn as part\n"
+        "part.open_session(Path(sys.argv[1]), 1)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(half_on_the_cpu)], capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "fallback to CPU EP has been explicitly disabled" in run.stderr.splitlines()[-1]
+
+
 def test_a_wrong_backend_path_is_no_silent_cpu(tmp_path):
     nowhere = nets.target(backend_path="/nowhere/libQnnHtp.so")
     with pytest.raises(BadInput, match="nothing of the graph was taken by QNN"):
         converted(nets.convnet(), tmp_path, nowhere)
-    assert "HTP backend did not load" in qnn.refuses_graph(nets.save(nets.convnet(), tmp_path), nowhere)
+    refused = qnn.refuses_graph(nets.save(nets.convnet(), tmp_path), nowhere)
+    assert "HTP backend did not load (Unable to load backend, error: /nowhere/libQnnHtp.so" in " ".join(refused.split())
     file = converted(nets.convnet(), tmp_path, nets.target())
     with pytest.raises(BadInput, match="nothing of the graph was taken by QNN"):
         qnn.load(file, nowhere)
