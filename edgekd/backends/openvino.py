@@ -103,7 +103,12 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     refused = set(target.limits.get("operators_refused", ()))
     if found := sorted({node.op_type for node in model.graph.node} & refused):
         return f"{target.title} has no {', '.join(found)}; use layers without, or leave this target out"
-    if missing():
+    if names := openvino_rules.miscounted(model):
+        return (
+            f"{target.title} averages wrongly in {names[0]} (AveragePool): its last window reaches beyond the padding; "
+            "set `ceil_mode` or `count_include_pad` to False there, or leave this target out"
+        )
+    if missing() or installed.broken("openvino"):
         return None
     try:
         made = openvino_ir.read(fix_batch(model) if target.static else model, file.name)

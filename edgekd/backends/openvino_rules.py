@@ -10,6 +10,8 @@ from .. import host
 from .half import LARGEST
 
 if TYPE_CHECKING:
+    import onnx
+
     from ..targets import Target
 
 _SEVEN_BITS = 64
@@ -58,6 +60,42 @@ def wide_weights(model: Any) -> list[str]:
             continue
         if np.abs(np.asarray(stored.data).astype(np.int32)).max(initial=0) > _SEVEN_BITS:
             found.append(node.get_friendly_name())
+    return found
+
+
+def miscounted(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes whose means OpenVINO gets wrong: AveragePool that counts padding, where ceil_mode adds a window.
+
+    What such a window has beyond the padding counts for nothing in ONNX, and OpenVINO (2026.4) counts the padding for nothing too.
+    """
+    import onnx
+
+    told = {
+        node.name: {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        for node in model.graph.node
+        if node.op_type == "AveragePool"
+    }
+    counted = {
+        name: t for name, t in told.items() if t.get("ceil_mode") and t.get("count_include_pad") and any(t.get("pads", ()))
+    }
+    if not counted:
+        return []
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.input)}
+    found = []
+    for node in graph.node:
+        if node.name not in counted:
+            continue
+        one = counted[node.name]
+        kernel, pads, ones = one["kernel_shape"], one["pads"], [1] * len(one["kernel_shape"])
+        steps, gaps = one.get("strides", ones), one.get("dilations", ones)
+        around = zip(pads[: len(kernel)], pads[len(kernel) :], strict=True)
+        sizes = [axis.dim_value for axis in shapes.get(node.input[0], ())][2:]
+        for size, k, step, gap, (before, after) in zip(sizes, kernel, steps, gaps, around, strict=True):
+            padded, extent = size + before + after, (k - 1) * gap + 1
+            last = -(-(padded - extent) // step) * step
+            if last + extent > padded and last < size + before:
+                found.append(node.name)
     return found
 
 

@@ -359,7 +359,7 @@ def test_an_output_that_the_network_goes_on_with_in_32_bits(tmp_path):
         helper.make_node("Relu", ["conv"], ["features"], name="features"),
         helper.make_node("ReduceMean", ["features"], ["mean"], name="mean", keepdims=0, axes=[2, 3]),
     ]
-    ends = {"x": (TensorProto.FLOAT, [2, 1, 2, 2])}, {n: (TensorProto.FLOAT, None) for n in ("features", "mean")}
+    ends = {"x": (TensorProto.FLOAT, [2, 1, 2, 2])}, dict.fromkeys(("features", "mean"), (TensorProto.FLOAT, None))
     onnx.save(model_of(nodes, *ends, {"w": np.array([1, -1], np.float32).reshape(2, 1, 1, 1)}, opset=13), tmp_path / "m.onnx")
     file = convert(tmp_path / "m.onnx", GPU, tmp_path / "out")
     names = [node.name for node in onnx.load(file).graph.node]
