@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 _AGAIN = "run `python check.py --json > check.json` on the device again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"(?!\.)[^/\\]+/(?!\.)[^/\\]+")  # becomes a path, and must not lead elsewhere
+_PART = r"(?!\.)[^/\\\x00-\x1f]{1,100}"
+_NAME = re.compile(f"{_PART}/{_PART}")  # becomes a path, and must not lead elsewhere
 _TIMES = ("load_s", "first_call_s", "warm_median_s", "warm_p90_s")
 _DEVICE = ("machine", "processor", "system", "runtime", "versions", "threads", "emulator", "when")
 
@@ -27,11 +30,24 @@ Rule = Callable[[Any], bool]
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and not re.search(r"[\ud800-\udfff]", value)  # half a character, which no file can hold
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def _moment(value: Any) -> bool:
+    if not _text(value) or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z", value):
+        return False
+    try:
+        return bool(datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ"))
+    except ValueError:
+        return False
 
 
 def _hash(value: Any) -> bool:
@@ -54,36 +70,38 @@ _RULES: dict[str, tuple[str, Rule]] = {
     "machine": ("a text", _text),
     "processor": ("a text", _text),
     "system": ("a text", _text),
-    "threads": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0),
+    "vnni": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
+    "threads": ("a whole number", _count),
     "emulator": ("a text or null", lambda value: value is None or _text(value)),
+    "simulator": ("true or false", lambda value: isinstance(value, bool)),
     "seconds_are_the_devices": ("true or false", lambda value: isinstance(value, bool)),
-    "when": ("a time in UTC, such as 2026-01-31T12:00:00Z", lambda v: _text(v) and re.fullmatch(r"[\d-]{10}T[\d:]{8}Z", v) is not None),
+    "when": ("a time in UTC, such as 2026-01-31T12:00:00Z", _moment),
 }  # fmt: skip
 _GRAPH_RULES: dict[str, tuple[str, Rule]] = {
-    "relative_error": ("a number, or null for infinite", lambda value: value is None or (_number(value) and value >= 0)),
-    "sqnr_db": ("a number, or null for infinite", lambda value: value is None or _number(value)),
+    "relative_error": ("a number, or null for infinite", lambda value: value is None or _number(value, 0, math.inf)),
+    "sqnr_db": ("a number up to 200, or null for infinite", lambda value: value is None or _number(value, -10_000, 200)),
 }
 _MAYBE: dict[str, tuple[str, Rule]] = {
-    "providers": (
-        "a table of node counts",
-        _table(lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0),
-    ),
-    "warm_count": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0),
-    **{key: ("seconds, 0 or more", lambda value: _number(value) and value >= 0) for key in _TIMES},
+    "providers": ("a table of node counts", _table(_count)),
+    "warm_count": ("a whole number above 0", lambda value: _count(value) and value > 0),
+    **{key: ("seconds, of a day at most", lambda value: _number(value, 0, 86_400)) for key in _TIMES},
 }
 
 
 def read(file: Path) -> dict[str, Any]:
     """Read what check.py --json wrote. Raises BadInput, with the key that is wrong and what it must be."""
     try:
-        record = json.loads(file.read_bytes())  # in bytes: PowerShell's > writes UTF-16
+        content = file.read_bytes()  # not as text: PowerShell's > writes UTF-16
+        if not content.strip():
+            raise BadInput(f"{file}: empty: check.py found nothing out, and said why (its runtime or device was not there)")
+        record = json.loads(content)
     except OSError as error:
         raise BadInput(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{file}: not the JSON of check.py ({str(error).splitlines()[0]}); {_AGAIN}") from None
     if not isinstance(record, dict) or "schema" not in record:
         raise BadInput(f"{file}: not the JSON of check.py (it has no `schema`); {_AGAIN}")
-    if record["schema"] != check_template.SCHEMA:
+    if type(record["schema"]) is not int or record["schema"] != check_template.SCHEMA:
         raise BadInput(f"{file}: schema {record['schema']!r}, and this edgekd reads {check_template.SCHEMA}: export again")
     _obey(file, record, _RULES, "")
     for name, graph in record["graphs"].items():
@@ -91,6 +109,10 @@ def read(file: Path) -> dict[str, Any]:
         _obey(file, graph, {key: rule for key, rule in _MAYBE.items() if key in graph}, f"graphs.{name}.")
     if record["identity"] != check_template.identity(record["files"]):
         raise BadInput(f"{file}: `identity` is not that of its `files`: the file was changed; {_AGAIN}")
+    if record["runtime"] not in record["versions"]:
+        raise BadInput(f"{file}: `versions` must have that of its runtime, {record['runtime']}; {_AGAIN}")
+    if record["simulator"] and not record["emulator"]:
+        raise BadInput(f"{file}: `simulator` is true, and `emulator` does not name it; {_AGAIN}")
     if record["emulator"] and record["seconds_are_the_devices"]:
         raise BadInput(f"{file}: an emulator's seconds are not the device's, yet `seconds_are_the_devices` is true; {_AGAIN}")
     return record
@@ -113,21 +135,43 @@ def stored(run: Path, target: str, variant: str) -> Path | None:
     return file if file.is_file() else None
 
 
-def bring(run: Path, file: Path) -> str:
-    """Keep what check.py wrote on a device beside the run it is about; return TARGET/VARIANT. Raises BadInput."""
+def bring(run: Path, files: Sequence[Path]) -> list[str]:
+    """Keep what check.py wrote on devices beside the run it is about; return each TARGET/VARIANT. Raises BadInput.
+
+    All are looked at before the first is kept.
+    """
     from .export import artifact as artifacts
 
-    record = read(file)
-    name: str = record["artifact"]
-    home = run / "targets" / name
-    if not (home / "artifact.json").is_file():
-        raise BadInput(f"{file}: it is about {name}, and {run} has no such artifact")
-    if reason := match(record, artifacts.load(home)):
-        raise BadInput(f"{file}: {reason}")
-    kept = run / FOLDER / f"{name}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_text(kept, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return name
+    found: dict[str, dict[str, Any]] = {}
+    for file in files:
+        record = read(file)
+        name: str = record["artifact"]
+        home = run / "targets" / name
+        if not (home / "artifact.json").is_file():
+            raise BadInput(f"{file}: it is about {name}, and {run} has no such artifact")
+        if reason := match(record, artifacts.load(home)):
+            raise BadInput(f"{file}: {reason}")
+        if name in found:
+            raise BadInput(f"{file}: another file that is brought now is about {name} too; bring the one that is to count")
+        found[name] = record
+    for name, record in found.items():
+        kept = run / FOLDER / f"{name}.json"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, json.dumps(record, indent=1) + "\n")
+    return list(found)
+
+
+def joined(here: Mapping[str, Any], run: Path, artifact: Artifact) -> dict[str, Any]:
+    """Return this machine's verdict with what was brought back for the artifact added; its reason names a file that is damaged."""
+    file = stored(run, artifact.target, artifact.variant)
+    if file is None:
+        return dict(here)
+    try:
+        record = read(file)
+    except BadInput:
+        lost = f"what a device said of it cannot be read: delete {file}, or bring it again with --import"
+        return {**here, "reason": f"{here['reason']}; {lost}"}
+    return join(here, record, artifact)
 
 
 def join(here: Mapping[str, Any], record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
@@ -154,11 +198,19 @@ def join(here: Mapping[str, Any], record: Mapping[str, Any], artifact: Artifact)
 
 
 def match(record: Mapping[str, Any], artifact: Artifact) -> str | None:
-    """Say why a record is not about this artifact: another name, or a file with other bytes; None when it is."""
+    """Say why a record is not about this artifact: another name, another runtime, or a file with other bytes; None when it is."""
     name = f"{artifact.target}/{artifact.variant}"
     if record["artifact"] != name:
         return f"it is about {record['artifact']}, not {name}"
-    shipped = {told["path"]: told["sha256"] for told in artifact.record["files"]}
+    if "runtime" not in artifact.record:
+        return f"{name} was made by an earlier edgekd; make it again with `edgekd export`"
+    if record["runtime"] != artifact.record["runtime"]:
+        return f"{name} is for {artifact.record['runtime']}, and {record['runtime']} ran it; run its own check.py"
+    if strange := record["graphs"].keys() - artifact.graphs.keys():
+        return f"{name} has no graph {', '.join(sorted(strange))}"
+    told = (artifact.folder / "artifact.json").read_bytes()  # by its content it is part of what was checked
+    shipped = {one["path"]: one["sha256"] for one in artifact.record["files"]}
+    shipped["artifact.json"] = hashlib.sha256(told).hexdigest()
     if record["identity"] == check_template.identity(shipped):
         return None
     here = record["files"]
@@ -173,7 +225,8 @@ def match(record: Mapping[str, Any], artifact: Artifact) -> str | None:
 
 
 def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
-    """Judge a record that matches: what Verdict.record() has, by "device" (under an emulator by "runtime"), and
+    """Judge a record that matches: what Verdict.record() has, by "device" (by "runtime" under an emulator or
+    on another machine, by "simulator" in the vendor's), and
 
     device: {machine, processor, system, runtime, versions, threads, emulator, when};
     timings: graph name -> {load_s, first_call_s, warm_count, warm_median_s, warm_p90_s}, {} where they are not the device's.
@@ -194,15 +247,17 @@ def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
         problems.append("check.py says that it is wrong, and not why")
     passed = not problems
     ratio = min(ratios, default=math.nan)
-    said = f"check.py passed on {record['processor']}, {record['runtime']} {record['versions'].get(record['runtime'], '')}".rstrip()
+    away = elsewhere(record, artifact)
+    said = f"check.py passed on {record['processor']}, {record['runtime']} {record['versions'][record['runtime']]}".rstrip()
     emulated = f" under {record['emulator']}" if record["emulator"] else ""
+    aside = f" ({away})" if away and not record["emulator"] else ""
     providers: Counter[str] = Counter()
     for graph in record["graphs"].values():
         providers.update(graph.get("providers", {}))
     return {
         "status": "passed" if passed else "failed",
-        "by": "runtime" if record["emulator"] else "device",
-        "reason": f"{said}{emulated}: {ratio:.1f} dB on the golden samples" if passed else problems[0],
+        "by": "simulator" if record["simulator"] else "runtime" if record["emulator"] or away else "device",
+        "reason": f"{said}{emulated}: {ratio:.1f} dB on the golden samples{aside}" if passed else f"{problems[0]}{aside}",
         "lost_at": None if passed else "runtime",
         "parity": {
             "runtime": {
@@ -216,8 +271,27 @@ def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
         "providers": dict(providers),
         "problems": problems,
         "device": {key: record[key] for key in _DEVICE},
-        "timings": _timings(record),
+        "timings": {} if away else _timings(record),
     }
+
+
+def elsewhere(record: Mapping[str, Any], artifact: Artifact) -> str | None:
+    """Say why the machine that a record speaks of is not the artifact's device; None when it can be."""
+    device = artifact.record["device"]
+    title, machine = device["title"], record["machine"]
+    if device["architecture"] and _architecture(device["architecture"]) != _architecture(machine):
+        return f"{title} is {device['architecture']} and that machine {machine or 'unknown'}"
+    if device["kind"] not in ("local", "browser") and record["system"].startswith(("macOS", "Darwin")):
+        return f"{title} is another device ({device['kind']}) and that machine a Mac"
+    if None not in (device["vnni"], record["vnni"]) and device["vnni"] != record["vnni"]:
+        has, has_not = (title, "that machine") if device["vnni"] else ("that machine", title)
+        return f"{has} has VNNI and {has_not} has not"
+    return None
+
+
+def _architecture(name: str) -> str:
+    """Return one name for what systems call differently: macOS says arm64, Linux aarch64, Windows AMD64."""
+    return {"arm64": "aarch64", "amd64": "x86_64", "x64": "x86_64"}.get(name.lower(), name.lower())
 
 
 def _too_far(error: float, sqnr_db: float, max_error: float | None, min_sqnr_db: float | None) -> list[str]:

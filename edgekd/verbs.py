@@ -8,12 +8,12 @@ from typing import Any
 
 from . import imported, pipeline, run_folder
 from . import plan as planning
-from .errors import BadInput
+from .errors import BadInput, Missing
 from .names import nearest
 from .plan import Plan
 from .recipe import Recipe, load
 from .recipe_file import from_manifest, locate
-from .targets import target_names
+from .targets import name_of, target_names
 
 Manifest = dict[str, Any]
 Settings = Sequence[str]
@@ -76,9 +76,12 @@ def verify(
     run: str | Path, settings: Settings = (), targets: Sequence[str] = (), records: Sequence[str | Path] = ()
 ) -> Manifest:
     """Judge the artifacts in a run folder by the gate, on their runtimes. records: what check.py --json wrote on devices."""
-    run_folder.read_manifest(Path(run))
-    for record in records:
-        imported.bring(Path(run), Path(record))
+    manifest = run_folder.read_manifest(Path(run))
+    brought = imported.bring(Path(run), [Path(record) for record in records])
+    if targets and brought:  # what a device says changes its target's verdict: one that is not judged again is out of date
+        named = {Path(target).stem if target.endswith(".toml") else target: target for target in manifest["recipe"]["targets"]}
+        names = (name.partition("/")[0] for name in brought)
+        targets = [*targets, *(named.get(name, name) for name in names)]
     return pipeline.run(_plan_of_run(run, settings, targets), first="verify", last="verify")
 
 
@@ -104,13 +107,17 @@ def report(run: str | Path) -> Path:
 
 def targets() -> list[dict[str, Any]]:
     """Return the known device classes: name, title, backend, schemes, what is missing to convert, how this machine executes them."""
-    from .backends import backend_of
+    from .backends import Means, backend_of
     from .targets import all_targets
 
     found = []
     for target in all_targets():
-        backend = backend_of(target.backend)
-        means = backend.executes(target)
+        try:
+            missing = _unusable(target.backend)
+            means = backend_of(target.backend).executes(target)
+        except Exception as error:  # one runtime's broken installation must not hide the others
+            missing = f"{target.backend} does not work here: {(str(error).splitlines() or [repr(error)])[0]}"
+            means = Means(None, missing)
         found.append(
             {
                 "name": target.name,
@@ -121,7 +128,7 @@ def targets() -> list[dict[str, Any]]:
                 "precision": target.precision,
                 "limits": dict(target.limits),
                 "source": target.source,
-                "missing": backend.missing(),
+                "missing": missing,
                 "verified_by": means.by,
                 "why": means.why,
             }
@@ -161,7 +168,7 @@ def home_of(recipe: str | Path, out: str | Path | None) -> Path:
 
 def _plan(recipe: str | Path, out: str | Path | None, settings: Settings, targets: Sequence[str]) -> Plan:
     read, targets = load(recipe, settings), _every(targets)
-    return planning.plan(_with(read, targets), home_of(recipe, out), str(locate(recipe)), targets)
+    return _tried(planning.plan(_with(read, targets), home_of(recipe, out), str(locate(recipe)), targets))
 
 
 def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) -> Plan:
@@ -172,7 +179,29 @@ def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) ->
             f"{home}: made by `edgekd train`; give its weights to a recipe (weights: {home / 'model/model.safetensors'})"
         )
     read = from_manifest(manifest["recipe"], home / "manifest.json", settings)
-    return planning.plan(_with(read, targets), home, manifest["recipe_file"], targets, manifest.get("inputs"))
+    return _tried(planning.plan(_with(read, targets), home, manifest["recipe_file"], targets, manifest.get("inputs")))
+
+
+def _tried(plan: Plan) -> Plan:
+    """Import the runtimes that unfinished stages need: an installation can be there and broken. Raises Missing."""
+    ahead = {
+        step.name.split("/")[1]
+        for step in plan.steps
+        if "/" in step.name and not run_folder.made_from(plan.out, step.folder, step.fingerprint)
+    }
+    reasons = {t.name: reason for t in plan.wanted() if t.name in ahead and (reason := _unusable(t.backend))}
+    if reasons:
+        raise Missing("\n".join(f"target `{name}`: {reason}" for name, reason in reasons.items()))
+    return plan
+
+
+def _unusable(name: str) -> str | None:
+    """Say why a backend cannot convert here, its imports included; None when it can."""
+    from .backends import backend_of, installed
+
+    backend = backend_of(name)
+    imports = getattr(backend, "IMPORTS", ())
+    return backend.missing() or next((reason for module in imports if (reason := installed.broken(module))), None)
 
 
 def _every(targets: Sequence[str]) -> Sequence[str]:
@@ -181,9 +210,16 @@ def _every(targets: Sequence[str]) -> Sequence[str]:
 
 
 def _with(recipe: Recipe, targets: Sequence[str]) -> Recipe:
-    """Add the targets asked for that the recipe does not have: the others stay, with what was made for them."""
-    asked = dict.fromkeys(str(Path(t).resolve()) if t.endswith(".toml") else t for t in targets)
-    return recipe.model_copy(update={"targets": (*recipe.targets, *(t for t in asked if t not in recipe.targets))})
+    """Add the targets asked for that the recipe does not have: the others stay, with what was made for them. Raises BadInput."""
+    asked = [str(Path(t).resolve()) if t.endswith(".toml") else t for t in targets]
+    known: dict[str, str] = {}
+    for target in dict.fromkeys((*recipe.targets, *asked)):
+        if (other := known.setdefault(name_of(target), target)) != target:
+            raise BadInput(
+                f"two targets are named `{name_of(target)}`, {other} and {target}: each names a folder, so leave one out or "
+                "rename its file"
+            )
+    return recipe.model_copy(update={"targets": tuple(known.values())})
 
 
 def _name(file: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import __version__
 from ..backends import backend_of
 from ..errors import BadInput
-from . import check
+from . import check, check_template
 
 if TYPE_CHECKING:
     from ..materials import Materials
@@ -90,6 +90,13 @@ def make(
         "variant": variant.name,
         "scheme": variant.scheme.label,
         "backend": target.backend,
+        "runtime": check.runtime_of(backend.CHECK),
+        "device": {
+            "title": target.title,
+            "kind": target.device,
+            "architecture": target.architecture,
+            "vnni": target.vnni,
+        },
         "graphs": {
             name: {"file": file.relative_to(folder).as_posix(), **backend.interface(file)} for name, file in made.items()
         },
@@ -103,6 +110,7 @@ def make(
         },
         "files": describe(folder),
     }
+    record["sha256"] = check_template.digest(record)  # check.py sees whether any of this was changed
     (folder / "artifact.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Artifact(folder, target.name, variant.name, target.backend, made, record)
 

@@ -8,7 +8,9 @@ A part is a module under check_parts/ (or a third party's), written for Python 3
     def clock() -> float                                  optional: seconds, where calls are timed elsewhere
     def about() -> dict                                   optional: keys of the JSON that it knows better, such as processor
 
-and call.providers, where it has them: execution provider -> nodes.
+and call.providers, where it has them: execution provider -> nodes. open_session raises OSError(ENODEV, what is missing) where the
+device that the file is for (an NPU, a GPU, a browser) is not there: a right file must not look wrong for that. about() says
+{"emulator": its name} once a session is open in one, with "simulator": True where that is the vendor's, of the very accelerator.
 """
 
 from __future__ import annotations
@@ -46,6 +48,11 @@ def assemble(part: Path) -> str:
     text = f"{head}{_body(source, tree, known)}\n\n\n{after.lstrip()}"
     ast.parse(text, "check.py", feature_version=OLDEST)
     return text
+
+
+def runtime_of(part: Path) -> str:
+    """Return the name of a part's runtime, as its JSON gives it."""
+    return _needs(ast.parse(part.read_text(encoding="utf-8"), str(part)))[-1]
 
 
 def _split(text: str, mark: str) -> tuple[str, str]:

@@ -4,14 +4,17 @@
     python check.py            (needs its runtime and numpy, nothing else)
     python check.py --json     (one JSON object on the standard output: `edgekd verify --import` reads it)
 
-Exit codes: 0 all right; 3 a file or an output is wrong; 4 the runtime or numpy is not installed.
+Exit codes: 0 all right; 3 a file or an output is wrong; 4 the runtime, numpy or the device that it is for is not here: nothing
+was checked then, and there is no JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
+import os
 import platform
 import sys
 import time
@@ -19,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SCHEMA = 1
+SCHEMA = 2
 RIGHT, WRONG, MISSING = 0, 3, 4
 
 clock = time.perf_counter  # a part may define its own, where calls are timed elsewhere
-about = dict  # and this: what it knows better of the device than can be seen here, key of the JSON -> value
+about: Any = dict  # and this: what it knows better of the device than can be seen here, key of the JSON -> value
 
 # --- the runtime: assemble() puts one of check_parts/ in the place of these lines
 NEEDS = ("numpy",)
@@ -38,7 +41,7 @@ def version() -> str:
 def open_session(path: Path, threads: int) -> tuple[Any, float]:
     """Load one graph file (threads 0: all cores); return (call, seconds). call: name -> array, to the same of the outputs.
 
-    call.providers, where it has them: execution provider -> nodes.
+    call.providers, where it has them: execution provider -> nodes. Raises OSError(ENODEV) where the device it is for is not here.
     """
     raise NotImplementedError(f"no runtime opens {path} with {threads} threads")
 
@@ -57,6 +60,8 @@ def read_record() -> Any:
             told["path"], told["sha256"]
         record["golden"]["file"], record["golden"]["max_error"], record["golden"]["min_sqnr_db"]
         record["target"], record["variant"]
+        if record["sha256"] != digest(record):
+            return f"artifact.json: changed since it was made (its SHA-256 differs); {again}"
     except OSError as error:
         return f"artifact.json: cannot be read ({error.strerror}); {again}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -69,12 +74,18 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no more is known'])[0]}"
 
 
-def hashes(record: Any) -> dict[str, Any]:
-    """Return path -> SHA-256 of each file that artifact.json describes, as it lies here; None where it is missing."""
+def digest(record: Any) -> str:
+    """Return the SHA-256 of what artifact.json says, however it is written: tolerances, files and graphs are part of it."""
+    told = json.dumps({key: value for key, value in record.items() if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(told.encode("utf-8")).hexdigest()
+
+
+def hashes(paths: Any) -> dict[str, Any]:
+    """Return path -> SHA-256 of each file as it lies here; None where it is missing."""
     found: dict[str, Any] = {}
-    for told in record["files"]:
-        path = HERE / told["path"]
-        found[told["path"]] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    for name in paths:
+        path = HERE / name
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     return found
 
 
@@ -86,7 +97,7 @@ def identity(files: dict[str, Any]) -> str:
 
 def damaged_files(record: Any) -> list[str]:
     """Return what is wrong with the files, in words; [] when each has the SHA-256 of artifact.json."""
-    found, here = [], hashes(record)
+    found, here = [], hashes(told["path"] for told in record["files"])
     for told in record["files"]:
         if here[told["path"]] is None:
             found.append(f"{told['path']}: missing")
@@ -173,19 +184,30 @@ def check(np: Any, record: Any, threads: int, seconds: float, emulator: str) -> 
                 f"{name}: the ratio of the outputs to their error against the golden ones is {sqnr:.1f} dB, below {golden['min_sqnr_db']:g} dB"
                 " (int8 sums saturate on x86 without VNNI)"
             )
-        if not emulator:
+        if not (emulator or about().get("emulator")):
             one = {key: values[: batch or 1] for key, values in inputs.items()}
             graphs[name].update(time_it(np, HERE / graph["file"], one, threads, seconds))
     return {"right": not problems, "problems": problems, "graphs": graphs}
 
 
-def processor() -> str:
-    """Return the processor's name, or at least its architecture."""
+def cpuinfo() -> dict[str, str]:
+    """Return what Linux says of its first processor; {} elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+
+
+def vnni() -> Any:
+    """Say whether this x86 sums int8 products in 32 bits; None where that is not known."""
+    flags = cpuinfo().get("flags", "").split()
+    return any(flag in flags for flag in ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")) if flags else None
+
+
+def processor() -> str:
+    """Return the processor's name, or at least its architecture."""
+    told = cpuinfo()
     known = told.get("model name") or told.get("Hardware") or told.get("Model")
     return known or platform.processor() or platform.machine() or "unknown"
 
@@ -206,6 +228,12 @@ def say(found: dict[str, Any]) -> None:
     print(f"{found['artifact']}: {'all right' if found['right'] else 'wrong'}")
 
 
+def absent(reason: str) -> int:
+    """Say what is not here; return the exit code: that says nothing about the artifact."""
+    print(reason, file=sys.stderr)
+    return MISSING
+
+
 def main() -> int:
     """Parse the command line, check, say what was found; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,20 +244,22 @@ def main() -> int:
         "--emulator", default="", help="what this machine is emulated by: nothing is timed, and the JSON says so"
     )
     options = parser.parse_args()
+    if options.json:
+        answer = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # runtimes print, natively too: the standard output is the JSON's alone
     try:
         import numpy as np
 
         versions = {"python": platform.python_version(), "numpy": np.__version__}
         versions[NEEDS[-1]] = version()
     except ImportError as error:
-        print(f"{error.name} is not installed here: pip install {' '.join(NEEDS)}" if error.name else error, file=sys.stderr)
-        return MISSING
+        return absent(f"{error.name} is not installed here: pip install {' '.join(NEEDS)}" if error.name else str(error))
     record = read_record()
     whole = not isinstance(record, str)
     found: dict[str, Any] = {
         "schema": SCHEMA,
-        "artifact": f"{record['target']}/{record['variant']}" if whole else HERE.name,
-        "files": hashes(record) if whole else {},
+        "artifact": f"{record['target']}/{record['variant']}" if whole else f"{HERE.parent.name}/{HERE.name}",
+        "files": hashes(["artifact.json", *(told["path"] for told in record["files"])] if whole else ["artifact.json"]),
         "identity": "",
         "right": False,
         "problems": [record],
@@ -238,9 +268,11 @@ def main() -> int:
         "versions": versions,
         "machine": platform.machine(),
         "processor": processor(),
+        "vnni": vnni(),
         "system": platform.platform(),
         "threads": options.threads,
         "emulator": options.emulator or None,
+        "simulator": False,
         "seconds_are_the_devices": False,
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -249,12 +281,15 @@ def main() -> int:
         try:
             found.update(check(np, record, options.threads, options.seconds, options.emulator))
         except Exception as error:  # a file that the runtime cannot load or run is a finding, not a crash
+            if isinstance(error, OSError) and error.errno == errno.ENODEV:
+                return absent(str(error.strerror))
             found["problems"] = [*damaged_files(record), first_line(error)]
-        found.update(about())
+        known = about()
+        found.update(known, emulator=options.emulator or known.get("emulator"))
         found["seconds_are_the_devices"] = not found["emulator"]
     if options.json:
         finite = {"Infinity": None, "-Infinity": None, "NaN": None}
-        print(json.dumps(json.loads(json.dumps(found), parse_constant=finite.get)))
+        print(json.dumps(json.loads(json.dumps(found), parse_constant=finite.get)), file=answer, flush=True)
     else:
         say(found)
     return RIGHT if found["right"] else WRONG

@@ -13,6 +13,7 @@ from edgekd.backends import backend_of
 from edgekd.errors import BadInput
 from edgekd.export import artifact as artifacts
 from edgekd.export.check import assemble
+from edgekd.export.check_template import digest
 from edgekd.export.graph import torch_runner
 from edgekd.quantize import make
 from edgekd.quantize.variant import reference_runner
@@ -48,6 +49,10 @@ def test_an_artifact_says_all_that_a_device_needs(ship, trained, name):
         name,
         "onnxruntime",
     )
+    assert record["runtime"] == "onnxruntime"
+    assert record["device"] == {"title": "CPU with ONNX Runtime", "kind": "local", "architecture": None, "vnni": None}
+    told = json.dumps({k: v for k, v in record.items() if k != "sha256"}, sort_keys=True)
+    assert record["sha256"] == hashlib.sha256(told.encode()).hexdigest()
     graph = record["graphs"]["model"]
     assert graph["inputs"] == [{"name": "image", "dtype": "uint8", "shape": ["batch", 8, 8, 3]}]
     assert graph["outputs"] == [{"name": "logits", "dtype": "float32", "shape": ["batch", 10]}]
@@ -203,10 +208,36 @@ def test_check_finds_wrong_outputs_in_whole_files(ship, name, factor):
     artifacts.write_npz(made.folder / "golden.npz", arrays)
     record = json.loads((made.folder / "artifact.json").read_text())
     record["files"] = artifacts.describe(made.folder)
+    record["sha256"] = digest(record)
     (made.folder / "artifact.json").write_text(json.dumps(record))
     ran = check(made.folder, "--json")
     assert ran.returncode == 3
     assert "golden" in json.loads(ran.stdout)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"), [(("golden", "min_sqnr_db"), None), (("files",), []), (("graphs",), {}), (("target",), "x86-64")]
+)
+def test_check_finds_a_changed_record(ship, where, value):
+    """Without tolerances or files there would be nothing to be wrong."""
+    made = ship("int8")
+    record = inner = json.loads((made.folder / "artifact.json").read_text())
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    (made.folder / "artifact.json").write_text(json.dumps(record))
+    ran = check(made.folder, "--json")
+    assert (ran.returncode, json.loads(ran.stdout)["right"]) == (3, False)
+    assert json.loads(ran.stdout)["problems"] == [
+        "artifact.json: changed since it was made (its SHA-256 differs); copy the artifact's folder again"
+    ]
+
+
+def test_check_takes_a_record_that_was_only_written_anew(ship):
+    made = ship("fp32")
+    record = json.loads((made.folder / "artifact.json").read_text())
+    (made.folder / "artifact.json").write_text(json.dumps(dict(reversed(record.items())), indent=4))
+    assert check(made.folder).returncode == 0
 
 
 def test_check_without_the_runtime_says_how_to_get_it(ship):

@@ -1,13 +1,16 @@
-"""ONNX Runtime with QNN, on the Snapdragon itself: its HTP, and nothing on the CPU."""
+"""ONNX Runtime with QNN, on the Snapdragon itself: its HTP, and nothing on the CPU. On x86 Qualcomm's library simulates the HTP."""
 
 from __future__ import annotations
 
+import errno
 import importlib
+import platform
 import time
 from pathlib import Path
 from typing import Any
 
 NEEDS = ("numpy", "onnxruntime", "onnxruntime-qnn")
+SIMULATED: dict[str, Any] = {}
 
 
 def version() -> str:
@@ -18,8 +21,13 @@ def version() -> str:
     return f"{onnxruntime.__version__} with QNN {qnn.__version__}"
 
 
+def about() -> dict[str, Any]:
+    """Return what a session told of the HTP: that it is simulated."""
+    return SIMULATED
+
+
 def open_session(path: Path, threads: int) -> tuple[Any, float]:
-    """Load one compiled graph; return (call, seconds). Runs one sample at a time, as it is compiled."""
+    """Load one compiled graph; return (call, seconds). Runs one sample at a time, as it is compiled. Raises OSError without an HTP."""
     import numpy as np
     import onnxruntime as ort
 
@@ -29,12 +37,16 @@ def open_session(path: Path, threads: int) -> tuple[Any, float]:
         ort.register_execution_provider_library(provider, qnn.get_library_path())
     found = [device for device in ort.get_ep_devices() if device.ep_name == provider]
     npu = [device for device in found if device.device.type == ort.OrtHardwareDeviceType.NPU]
-    devices = npu or found  # the simulator calls itself something else
+    devices = npu or found  # the simulator is a CPU, and so is an HTP on Linux, where ONNX Runtime lists no NPUs
+    simulated = not npu and platform.machine().lower() in ("x86_64", "amd64")  # Qualcomm has none for ARM
+    elsewhere = (
+        "this machine has no HTP that QNN can reach; run check.py on the Snapdragon, in Python on Windows or Linux "
+        "(on Android, load the .onnx file in the app with the onnxruntime-android-qnn package)"
+    )
     if not devices:
-        raise RuntimeError(
-            "this machine has no HTP that QNN can reach; run check.py on the Snapdragon, in Python on Windows or Linux "
-            "(on Android, load the .onnx file in the app with the onnxruntime-android-qnn package)"
-        )
+        raise OSError(errno.ENODEV, elsewhere)
+    if simulated:
+        SIMULATED.update(emulator="HTP simulator", simulator=True)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -42,7 +54,12 @@ def open_session(path: Path, threads: int) -> tuple[Any, float]:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_provider_for_devices(devices[:1], {"backend_path": qnn.get_qnn_htp_path(), "htp_performance_mode": "burst"})
     start = time.perf_counter()
-    session = ort.InferenceSession(str(path), options)
+    try:
+        session = ort.InferenceSession(str(path), options)
+    except Exception as error:
+        if npu or simulated:
+            raise
+        raise OSError(errno.ENODEV, f"{elsewhere}: {' '.join(str(error).split())[:200]}") from None
     seconds = time.perf_counter() - start
     takes = [value.name for value in session.get_inputs()]
     gives = [value.name for value in session.get_outputs()]

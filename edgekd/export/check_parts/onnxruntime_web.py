@@ -6,6 +6,7 @@ For a phone: `adb reverse tcp:PORT tcp:PORT`, then open the address there.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -200,7 +201,7 @@ def clock() -> float:
 
 def about() -> dict[str, Any]:
     """Return what the page says of its browser, which need not be on this machine."""
-    if not PAGES:
+    if not any(page.facts for page in PAGES.values()):
         return {}
     facts = next(iter(PAGES.values())).facts
     gpu = facts["adapter"] or {}
@@ -222,7 +223,11 @@ def open_session(path: Path, threads: int) -> tuple[Any, float]:
         print(
             f"open this address in a browser (within {PATIENCE:.0f} s): {PAGES[threads].address}", file=sys.stderr, flush=True
         )
-        if not PAGES[threads].wait()["isolated"]:
+        try:
+            isolated = PAGES[threads].wait()["isolated"]
+        except RuntimeError as error:  # nobody opened it, or the browser has no GPU
+            raise OSError(errno.ENODEV, str(error)) from None
+        if not isolated:
             print(
                 "the page is not isolated, so it runs on 1 thread: open it as http://127.0.0.1 or over https", file=sys.stderr
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def version() -> str:
 
 
 def open_session(path: Path, threads: int) -> tuple[Any, float]:
-    """Load one IR; return (call, seconds). Raises RuntimeError where its device is not here: AUTO would fall back in silence."""
+    """Load one IR; return (call, seconds). Raises OSError where its device is not here: AUTO would fall back in silence."""
     import openvino as ov
 
     core = ov.Core()
@@ -26,8 +27,9 @@ def open_session(path: Path, threads: int) -> tuple[Any, float]:
     device = model.get_rt_info(["edgekd", "device"]).astype(str)
     here = sorted({name.partition(".")[0] for name in core.available_devices})
     if device not in here:
-        raise RuntimeError(
-            f"no {device} here: OpenVINO finds {', '.join(here) or 'nothing'}; on Linux an NPU needs Intel's driver"
+        raise OSError(
+            errno.ENODEV,
+            f"no {device} here: OpenVINO finds {', '.join(here) or 'nothing'}; on Linux an NPU needs Intel's driver",
         )
     settings = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":  # else bfloat16 where the CPU can, and inputs quantized where weights are integers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import sys
@@ -18,13 +19,19 @@ def version() -> str:
 
 
 def open_session(path: Path, threads: int) -> tuple[Any, float]:
-    """Load the engine of one ONNX file; return (call, seconds). Building it, which takes minutes, is not counted."""
+    """Load the engine of one ONNX file; return (call, seconds). Building it, which takes minutes, is not counted.
+
+    Raises OSError without a GPU or its driver.
+    """
     spec = importlib.util.spec_from_file_location("build_engine", path.parent / "build_engine.py")
     assert spec is not None
     assert spec.loader is not None
     engines = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(engines)
-    serialized = engines.ready(path, say=lambda text: print(text, file=sys.stderr))
+    try:
+        serialized = engines.ready(path, say=lambda text: print(text, file=sys.stderr))
+    except engines.Unavailable as error:
+        raise OSError(errno.ENODEV, str(error)) from None
     start = time.perf_counter()
     call = engines.Engine(engines.tensorrt(), engines.Cuda(), serialized)
     return call, time.perf_counter() - start
