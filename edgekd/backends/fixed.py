@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from ..export.graph import Arrays
 
+_SIZED_BY_VALUES = ("NonZero", "Compress", "Unique")
+
 
 def fix_batch(model: onnx.ModelProto, batch: int = 1) -> onnx.ModelProto:
     """Return the model with every dynamic axis of its inputs set to `batch`, and the shapes that follow from it."""
@@ -27,6 +29,40 @@ def fix_batch(model: onnx.ModelProto, batch: int = 1) -> onnx.ModelProto:
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     return onnx.shape_inference.infer_shapes(made, data_prop=True)
+
+
+def open_axes(model: onnx.ModelProto) -> list[str]:
+    """Return the inputs and outputs of a model from `fix_batch` whose shape is still not known."""
+    ends = [*model.graph.input, *model.graph.output]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        value.name
+        for value in ends
+        if value.name not in weights and not all(axis.HasField("dim_value") for axis in value.type.tensor_type.shape.dim)
+    ]
+
+
+def unfit(model: onnx.ModelProto, made: onnx.ModelProto | None = None) -> str | None:
+    """Say why a model cannot be run sample by sample in fixed shapes; None when it can. made: the model after `fix_batch`."""
+    made = made or fix_batch(model)
+    if node := next((node for node in model.graph.node if node.op_type in _SIZED_BY_VALUES), None):
+        return (
+            f"takes fixed shapes alone, and the size of what {node.name} ({node.op_type}) gives depends on the input's values"
+        )
+    if names := open_axes(made):
+        return f"takes fixed shapes alone, and {', '.join(names)} depends on the input: fix every axis but the batch"
+    weights = {tensor.name for tensor in model.graph.initializer}
+    batched = any(
+        not value.type.tensor_type.shape.dim[0].HasField("dim_value")
+        for value in model.graph.input
+        if value.name not in weights and value.type.tensor_type.shape.dim
+    )
+    for value, fixed in zip(model.graph.output, made.graph.output, strict=True):
+        declared = value.type.tensor_type.shape.dim
+        known = fixed.type.tensor_type.HasField("shape")
+        if (known and not fixed.type.tensor_type.shape.dim) or (batched and declared and declared[0].HasField("dim_value")):
+            return f"takes one sample a call, and output `{value.name}` has no batch axis: return a row for each sample"
+    return None
 
 
 def one_by_one(run: Callable[[Arrays], dict[str, np.ndarray]], inputs: Arrays, batch: int = 1) -> dict[str, np.ndarray]:

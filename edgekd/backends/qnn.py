@@ -16,7 +16,7 @@ from ..errors import BadInput, Missing
 from ..targets import covers
 from . import Means
 from . import onnxruntime as onnx_files
-from .fixed import one_by_one
+from .fixed import one_by_one, unfit
 from .qnn_binary import Soc, inspect, soc_of
 from .qnn_worker import PROVIDER
 
@@ -89,7 +89,7 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     """
     import onnx
 
-    from .qnn_graph import open_axes, outside, prepared
+    from .qnn_graph import outside, prepared
 
     if isinstance(soc := _soc(target), str):
         return soc
@@ -98,8 +98,8 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     if opset > target.opset:
         return f"opset {opset} is above {target.opset}, the highest that {target.title} takes: export with a lower one"
     model = prepared(written)
-    if names := open_axes(model):
-        return f"{target.title} takes fixed shapes alone, and {', '.join(names)} depends on the input: fix every axis but the batch"
+    if reason := unfit(written, model):
+        return f"{target.title} {reason}"
     advice = "use layers without, or leave this target out"
     if missing():
         found = outside(model, set(target.limits.get("operators_refused", ())))

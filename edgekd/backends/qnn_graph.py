@@ -69,14 +69,3 @@ def outside(model: onnx.ModelProto, operators: set[str]) -> list[str]:
         if node.op_type in operators:
             first.setdefault(node.op_type, node.name)
     return [f"{kind} (node {name})" for kind, name in sorted(first.items())]
-
-
-def open_axes(model: onnx.ModelProto) -> list[str]:
-    """Return the inputs and outputs whose shape is still not known after the batch is fixed."""
-    ends = [*model.graph.input, *model.graph.output]
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return [
-        value.name
-        for value in ends
-        if value.name not in weights and not all(axis.HasField("dim_value") for axis in value.type.tensor_type.shape.dim)
-    ]

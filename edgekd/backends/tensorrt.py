@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import BadInput, Missing
 from ..targets import covers
 from . import Means, onnxruntime
-from .fixed import fix_batch, one_by_one
+from .fixed import fix_batch, one_by_one, unfit
 from .half import too_large
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     target.options: batches = [smallest, usual, largest] that the engine takes where shapes are not fixed, workspace_mib.
     """
+    if target.static and (reason := unfit(model, written)):
+        return f"{target.title} {reason}, or leave this target out"
     import onnx
 
     from ..export.onnx import files_of, save, strip
@@ -228,7 +230,7 @@ def tensors(file: Path, target: Target, inputs: Arrays, half_alone: bool = False
     def once(given: Arrays) -> dict[str, np.ndarray]:
         return dict(zip(order, session.run(order, {name: given[name] for name in wanted}), strict=True))
 
-    made = one_by_one(once, inputs) if not _dynamic(model) else once(inputs)
+    made = _by_sample(model, once, inputs) if not _dynamic(model) else once(inputs)
     kinds = (np.float16,) if half_alone else (np.float16, np.float32)
     return {name: values.astype(np.float32) for name, values in made.items() if values.dtype in kinds}
 
@@ -242,6 +244,26 @@ def _written(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     typed = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in made.graph.node)
     if target.precision == "fp16" and not typed:  # int8 files are typed where their scales are made, quantize/dialects
         made = to_half(made, stem(made))
+def _by_sample(
+    model: onnx.ModelProto, once: Callable[[Arrays], dict[str, np.ndarray]], inputs: Arrays
+) -> dict[str, np.ndarray]:
+    """Run the samples one by one and join what follows from them; a single number is one a sample. Left out: what differs in shape."""
+    parts = [
+        once({name: values[i : i + 1] for name, values in inputs.items()}) for i in range(len(next(iter(inputs.values()))))
+    ]
+    follows = set(inputs)
+    for node in model.graph.node:
+        if follows.intersection(node.input):
+            follows.update(node.output)
+    made = {}
+    for name, first in parts[0].items():
+        if name not in follows:
+            made[name] = first
+        elif all(part[name].shape == first.shape for part in parts):
+            made[name] = np.concatenate([np.atleast_1d(part[name]) for part in parts])
+    return made
+
+
     return fix_batch(made) if target.static else made
 
 

@@ -341,6 +341,56 @@ def test_what_a_graph_may_not_have(source, tmp_path):
     assert "up to opset 20" in backend.refuses_graph(tmp_path / "new.onnx", GPU)
 
 
+def graph_file(folder, nodes, outputs, weights=None):
+    ends = {"x": (TensorProto.FLOAT, ["batch", 3])}, outputs
+    onnx.save(
+        model_of([helper.make_node(*n[:3], name=n[2][0], **n[3]) for n in nodes], *ends, weights or {}), folder / "m.onnx"
+    )
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "said"),
+    [
+        ([("NonZero", ["x"], ["n"], {}), ("Cast", ["n"], ["y"], {"to": 1})], [2, "found"], "what n (NonZero) gives depends"),
+        ([("Range", ["zero", "sum", "one"], ["y"], {})], ["found"], "fixed shapes alone, and y depends"),
+        ([("ReduceMax", ["x"], ["y"], {"keepdims": 0})], [], "output `y` has no batch axis"),
+        ([("ReduceMax", ["x", "first"], ["y"], {"keepdims": 0})], [3], "output `y` has no batch axis"),
+        ([("ReduceMax", ["x", "first"], ["m"], {}), ("Add", ["x", "m"], ["y"], {})], ["batch", 3], None),
+    ],
+)
+def test_outputs_that_are_no_row_for_each_sample_need_a_target_of_any_shape(tmp_path, nodes, shape, said):
+    if nodes[0][0] == "Range":
+        nodes = [("ReduceSum", ["x"], ["sum"], {"keepdims": 0}), *nodes]
+    constants = {"first": np.array([0]), "zero": np.float32(0), "one": np.float32(1)}
+    file = graph_file(tmp_path, nodes, {"y": (TensorProto.FLOAT, shape)}, constants)
+    assert backend.refuses_graph(file, GPU) is None
+    told = backend.refuses_graph(file, JETSON)
+    assert told is None if said is None else said in told
+
+
+def test_what_is_no_row_for_each_sample_inside_a_network_of_fixed_shapes(tmp_path):
+    """A single number, and as many as there are positive ones."""
+    nodes = [
+        ("NonZero", ["x"], ["where"], {}),
+        ("Cast", ["where"], ["at"], {"to": TensorProto.FLOAT}),
+        ("ReduceMax", ["at"], ["last"], {"keepdims": 0}),
+        ("Neg", ["w"], ["minus"], {}),
+        ("Add", ["x", "minus"], ["less"], {}),
+        ("Add", ["less", "last"], ["y"], {}),
+    ]
+    source = graph_file(tmp_path, nodes, {"y": (TensorProto.FLOAT, ["batch", 3])}, {"w": np.float32([[1, 2, 3]])})
+    file = convert(source, JETSON, tmp_path / "out")
+    x = np.float32([[1, 1, 0], [0, 0, 1]])
+    np.savez(file.with_name("golden.npz"), **{"model/in/x": x})
+    assert backend.wrong(file, JETSON) == []
+    made = backend.tensors(file, JETSON, {"x": x})
+    assert made["minus"].tolist() == [[-1, -2, -3]]
+    assert made["last"].tolist() == [1, 2]
+    assert made["less"].tolist() == [[0, -1, -3], [-1, -2, -2]]
+    assert "at" not in made
+
+
 def test_branches_cannot_be_in_16_bits(tmp_path):
     ends = {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, [2])}
     body = helper.make_graph(
