@@ -117,11 +117,11 @@ def choose(
 
     Of those that the clock cannot tell from the fastest it is the smallest: weights alone in few bits save size, and no time.
     """
-    passed = [
-        v for t, v in plan.pairs() if t.name == target.name and verdicts.get(f"{target.name}/{v}", {}).get("status") == "passed"
-    ]
+    status = {v: verdicts.get(f"{target.name}/{v}", {}).get("status") for t, v in plan.pairs() if t.name == target.name}
+    passed = [v for v, told in status.items() if told == "passed"]
     if not passed:
-        return {"variant": None, "why": "no variant passed the gate", "by": "rule"}
+        none = set(status.values()) == {"not_verified"}
+        return {"variant": None, "why": "none could be verified here" if none else "no variant passed the gate", "by": "rule"}
     medians = {
         m["artifact"].split("/", 1)[1]: m["warm"]["median_s"]
         for m in reversed(measurements)

@@ -11,10 +11,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     >>> nearest("epoch", ["epochs", "seed"])
     ' (did you mean `epochs`?)'
+    >>> nearest("WebGPU", ["wasm", "webgpu"])
+    ' (did you mean `webgpu`?)'
     """
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    if not found:
-        return ""
+    near = {k: difflib.SequenceMatcher(None, name.lower(), k.lower()).ratio() for k in known}
     # of equally near ones, the first letter is the one people get right
-    best = max(found, key=lambda k: (difflib.SequenceMatcher(None, name, k).ratio(), k[:1] == name[:1]))
-    return f" (did you mean `{best}`?)"
+    best = max(near, key=lambda k: (near[k], k[:1] == name[:1]), default=None)
+    return f" (did you mean `{best}`?)" if best is not None and near[best] >= 0.6 else ""

@@ -61,6 +61,14 @@ def finished(run: Path, folder: str, fingerprint: str) -> Stage | None:
     return Stage(record["name"], home, fingerprint, record["seconds"], cached=True)
 
 
+def made_from(run: Path, folder: str, fingerprint: str) -> bool:
+    """Say whether the stage in RUN/folder was made from exactly these inputs. Its files are not looked at, so it takes no time."""
+    try:
+        return bool(json.loads((run / folder / RECORD).read_text())["fingerprint"] == fingerprint)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def changed_file(run: Path, folder: str, fingerprint: str) -> str | None:
     """Return the file of a stage made from exactly these inputs that is no longer what was made; None when there is none."""
     try:
@@ -228,12 +236,12 @@ def locked(run: Path) -> Iterator[None]:
 
 
 def code_fingerprint(modules: Iterable[str]) -> str:
-    """Return a hash of the source of edgekd's own modules and packages named (such as "distill", "data.py")."""
+    """Return a hash of edgekd's own modules and packages named (such as "distill", "data.py"): of every file that ships there."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for module in sorted(modules):
         home = package / module
-        for file in sorted(home.rglob("*.py")) if home.is_dir() else [home]:
-            if file.is_file():
+        for file in sorted(home.rglob("*")) if home.is_dir() else [home]:
+            if file.is_file() and "__pycache__" not in file.parts:
                 digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -9,23 +9,42 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import platform
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import backends, host
-from .errors import BadInput
+from .errors import BadInput, Missing
 from .names import nearest
 from .resources import listing, resource
 
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 OPSET = 21
 """Of a target that names none: the first with integers of 4 bits, which runtimes have had since 2024."""
-_LISTS = ("stores", "accelerates", "prefer")
-_TABLES = ("limits", "options")
-_CHOICES = {"precision": ("fp32", "fp16"), "quantizer": ("", "qnn", "tensorrt")}
+
+Kind = type | tuple[str, ...] | Callable[[Any], str | None]
+"""What a key's value must be: a bool, str, dict, int (from 1 on) or list (of texts); one of these texts; or what a function says,
+which returns None for a value that is right.
+"""
+_SCHEMES = ("stores", "accelerates", "prefer")
+_KEYS: dict[str, Kind] = {
+    "title": str,
+    "backend": str,
+    "device": str,
+    **dict.fromkeys(_SCHEMES, list),
+    "architecture": str,
+    "vnni": bool,
+    "precision": ("fp32", "fp16"),
+    "quantizer": ("", "qnn", "tensorrt"),
+    "limits": dict,
+    "options": dict,
+    "source": str,
+}
+_LIMITS: dict[str, Kind] = {"opset": int, "static": bool, "operators_refused": list}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -112,50 +131,79 @@ def target_names() -> list[str]:
     return sorted(file.stem for file in listing("targets", "*.toml"))
 
 
+def name_of(target: str) -> str:
+    """Return what a target is called that is given by name or by path.
+
+    >>> name_of("browser"), name_of("own/board.toml")
+    ('browser', 'board')
+    """
+    return Path(target).stem if target.endswith(".toml") else target
+
+
 def all_targets() -> list[Target]:
     """Return the shipped targets."""
     return [load_target(name) for name in target_names()]
 
 
 def load_target(name: str) -> Target:
-    """Read a shipped target by name, or a .toml file by path. Raises BadInput for what is missing, unknown or misspelt."""
-    file = Path(name) if name.endswith(".toml") else resource(f"targets/{name}.toml")
-    if not file.is_file():
-        known = target_names()
+    """Read a shipped target by name, or a .toml file by path. Raises BadInput for what is missing, unknown, misspelt or mistyped."""
+    own, known = name.endswith(".toml"), target_names()
+    file = Path(name) if own else resource(f"targets/{name}.toml")
+    if not file.is_file() or not (own or name in known):
         raise BadInput(
-            f"no target `{name}`{nearest(name, known)}; there are {', '.join(known)}, or give the path of a .toml file"
+            f"no target `{name}`{nearest(name, known)}; there are {', '.join(known)} (`--target all` takes them all), "
+            "or give the path of a .toml file"
         )
+    if not _NAME.fullmatch(name_of(name)):
+        raise BadInput(f"{file}: its name names a folder: call it by letters, digits, `.`, `_` and `-`, such as board.toml")
     content = file.read_bytes()
     try:
         told = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: not valid TOML: {error}") from None
-    known = [f.name for f in fields(Target) if f.name not in {"name", "file", "fingerprint"}]
-    for key, value in told.items():
-        if key not in known:
-            raise BadInput(f"{file}: unknown key `{key}`{nearest(key, known)}; a target has {', '.join(known)}")
-        if wrong := _wrong_type(key, value):
-            raise BadInput(f"{file}: `{key}` must be {wrong}, not {value!r}")
+    _check(file, "", told, _KEYS)
     for key in ("title", "backend"):
         if key not in told:
             raise BadInput(f"{file}: needs `{key}` (a text)")
     if (backend := told["backend"]) not in (known := backends.names()):
         raise BadInput(f"{file}: no backend `{backend}`{nearest(backend, known)}; there are {', '.join(known)}")
-    for key in _LISTS:
+    _check(file, "limits.", told.get("limits", {}), _LIMITS)
+    if (options := _options(backend)) is not None:
+        _check(file, "options.", told.get("options", {}), options)
+    for key in _SCHEMES:
         told[key] = tuple(told.get(key, ("fp32",)))
-    origin = str(file.resolve()) if name.endswith(".toml") else name
-    return Target(name=file.stem, file=origin, fingerprint=hashlib.sha256(content).hexdigest(), **told)
+    return Target(
+        name=file.stem, file=str(file.resolve()) if own else name, fingerprint=hashlib.sha256(content).hexdigest(), **told
+    )
 
 
-def _wrong_type(key: str, value: Any) -> str | None:
-    """Say what the value of a key must be; None when it is that."""
-    if key in _LISTS:
+def _options(backend: str) -> Mapping[str, Kind] | None:
+    """Return the options that a backend takes; None from one that does not tell."""
+    try:
+        return getattr(backends.backend_of(backend), "OPTIONS", None)
+    except Exception as error:  # of another package, which may break in any way
+        raise Missing(f"backend `{backend}` cannot be imported here: {type(error).__name__}: {error}") from None
+
+
+def _check(file: Path, part: str, told: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """Check the keys and values of a table of a target file. Raises BadInput."""
+    for key, value in told.items():
+        if key not in kinds:
+            raise BadInput(f"{file}: unknown key `{part}{key}`{nearest(key, kinds)}; known here: {', '.join(kinds) or 'none'}")
+        if must := _must(kinds[key], value):
+            raise BadInput(f"{file}: `{part}{key}` must be {must}, not {value!r}")
+
+
+def _must(kind: Kind, value: Any) -> str | None:
+    """Say what a value must be; None when it is that."""
+    if isinstance(kind, tuple):
+        return None if value in kind else f"one of {', '.join(map(repr, kind))}"
+    if kind is int:
+        return None if type(value) is int and value > 0 else "a whole number from 1 on"
+    if kind is list:
         right = isinstance(value, list) and all(isinstance(item, str) for item in value)
         return None if right else 'a list of texts, such as ["fp32", "w8a8"]'
-    if key == "vnni":
-        return None if isinstance(value, bool) else "true or false"
-    if key in _TABLES:
-        return None if isinstance(value, dict) else "a table, such as {opset = 20}"
-    if key in _CHOICES:
-        return None if value in _CHOICES[key] else f"one of {', '.join(map(repr, _CHOICES[key]))}"
-    return None if isinstance(value, str) else "a text"
+    if isinstance(kind, type):
+        words = {str: "a text", bool: "true or false", dict: "a table, such as {opset = 20}"}
+        return None if isinstance(value, kind) else words.get(kind, kind.__name__)
+    return kind(value)

@@ -184,11 +184,8 @@ def _plan_of_run(run: str | Path, settings: Settings, targets: Sequence[str]) ->
 
 def _tried(plan: Plan) -> Plan:
     """Import the runtimes that unfinished stages need: an installation can be there and broken. Raises Missing."""
-    ahead = {
-        step.name.split("/")[1]
-        for step in plan.steps
-        if "/" in step.name and not run_folder.made_from(plan.out, step.folder, step.fingerprint)
-    }
+    of_targets = [step for step in plan.steps if step.name.startswith(("export/", "verify/", "bench/"))]
+    ahead = {s.name.split("/")[1] for s in of_targets if not run_folder.made_from(plan.out, s.folder, s.fingerprint)}
     reasons = {t.name: reason for t in plan.wanted() if t.name in ahead and (reason := _unusable(t.backend))}
     if reasons:
         raise Missing("\n".join(f"target `{name}`: {reason}" for name, reason in reasons.items()))

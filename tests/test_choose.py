@@ -64,6 +64,18 @@ def test_nothing_that_did_not_pass(plan, other):
     assert made["variant"] is None
 
 
+@pytest.mark.parametrize(
+    ("full", "small", "why"),
+    [
+        ("not_verified", "not_verified", "none could be verified here"),
+        ("failed", "not_verified", "no variant passed the gate"),
+        ("failed", "failed", "no variant passed the gate"),
+    ],
+)
+def test_what_could_not_be_verified_did_not_fail(plan, full, small, why):
+    assert choose(TARGET, plan, verdicts(full=full, small=small), [], [])["why"] == why
+
+
 def test_of_equals_the_smallest(plan):
     said = compared("no difference seen between small and full (0.99-1.02)")
     made = choose(TARGET, plan, verdicts(full="passed", small="passed"), timed(full=0.00200, small=0.00201), said)

@@ -87,6 +87,31 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys():
     assert run_folder.fingerprint(1) != run_folder.fingerprint("1")
 
 
+def test_the_fingerprint_of_code_counts_every_file_that_ships(tmp_path, monkeypatch):
+    for name in ("web.py", "web_page.html", "mil/rules.json", "__pycache__/web.pyc"):
+        (tmp_path / "backends" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "backends" / name).write_text("one")
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+
+    def changed(name: str) -> bool:
+        before = run_folder.code_fingerprint(["backends"])
+        (tmp_path / "backends" / name).write_text("two")
+        return run_folder.code_fingerprint(["backends"]) != before
+
+    assert changed("web.py")
+    assert changed("web_page.html")
+    assert changed("mil/rules.json")
+    assert not changed("__pycache__/web.pyc")
+
+
+def test_what_a_stage_was_made_from_is_told_without_its_files(tmp_path):
+    run_folder.make(tmp_path, "distill", "student", "a" * 64, fill("one"))
+    (tmp_path / "student" / "model.bin").unlink()
+    assert run_folder.made_from(tmp_path, "student", "a" * 64)
+    assert not run_folder.made_from(tmp_path, "student", "b" * 64)
+    assert not run_folder.made_from(tmp_path, "variants/int8", "a" * 64)
+
+
 def test_a_folder_of_another_recipe_is_refused_and_untouched(tmp_path):
     run = tmp_path / "run"
     run_folder.claim(run, RECIPE, "compress")

@@ -1,11 +1,13 @@
 import platform
+import subprocess
+import sys
 
 import pytest
 
-from edgekd import host
-from edgekd.backends import BACKENDS, backend_of
+from edgekd import host, verbs
+from edgekd.backends import BACKENDS, backend_of, installed
 from edgekd.errors import BadInput
-from edgekd.recipe import VariantRecipe
+from edgekd.recipe import VariantRecipe, load
 from edgekd.targets import Target, all_targets, covers, load_target
 
 
@@ -46,6 +48,122 @@ def test_a_bad_target_file_says_what_is_wrong(tmp_path, text, says):
     file.write_text(text)
     with pytest.raises(BadInput, match=says):
         load_target(str(file))
+
+
+@pytest.mark.parametrize(
+    ("backend", "more", "says"),
+    [
+        ("openvino", '[options]\ndevcie = "NPU"', "unknown key `options.devcie` .did you mean `device`.*known here: device"),
+        ("openvino", '[options]\ndevice = "AUTO"', "`options.device` must be one of 'CPU', 'NPU', not 'AUTO'"),
+        ("web", '[options]\nprovder = "webgpu"', "`options.provder` .did you mean `provider`"),
+        ("web", '[options]\nprovider = "webgl"', "`options.provider` must be one of 'wasm', 'webgpu', not 'webgl'"),
+        ("web", '[options]\nprovider = "WebGPU"', "must be one of 'wasm', 'webgpu', not 'WebGPU'"),
+        ("coreml", '[options]\nminimum_deploymet_target = "iOS18"', "did you mean `minimum_deployment_target`"),
+        ("coreml", '[options]\nminimum_deployment_target = "iOS1"', "must be one of 'iOS17'.*'macOS15', not 'iOS1'"),
+        ("coreml", '[options]\nimage_input = "no"', "`options.image_input` must be true or false, not 'no'"),
+        ("qnn", "[options]\nsoc_model = [57]", r"`options.soc_model` must be a whole number from 1 on, not \[57\]"),
+        ("qnn", "[options]\nsoc = 57", "unknown key `options.soc`"),
+        ("tensorrt", "[options]\nbatches = 5", "`options.batches` must be three rising numbers.*not 5"),
+        ("tensorrt", '[options]\nbatches = ["a", "b", "c"]', "`options.batches` must be three rising numbers"),
+        ("tensorrt", "[options]\nbatches = [8, 1, 64]", "`options.batches` must be three rising numbers"),
+        ("tensorrt", '[options]\nworkspace_mib = "1GB"', "`options.workspace_mib` must be a whole number from 1 on, not '1GB'"),
+        ("tensorrt", "[options]\nworkspace_mib = true", "`options.workspace_mib` must be a whole number"),
+        ("onnxruntime", "[options]\nthreads = 2", "unknown key `options.threads`; known here: none"),
+        ("onnxruntime_mobile", "[options]\nthreads = 2", "unknown key `options.threads`; known here: none"),
+        ("onnxruntime", "[limits]\nstatc = true", "unknown key `limits.statc` .did you mean `static`"),
+        ("onnxruntime", '[limits]\nstatic = "false"', "`limits.static` must be true or false, not 'false'"),
+        ("onnxruntime", '[limits]\noperators_refused = "Conv"', "`limits.operators_refused` must be a list of texts"),
+        ("onnxruntime", '[limits]\nopset = "twenty"', "`limits.opset` must be a whole number from 1 on, not 'twenty'"),
+        ("onnxruntime", "[limits]\nopset = 20.5", "`limits.opset` must be a whole number"),
+    ],
+)
+def test_limits_and_options_are_checked(tmp_path, backend, more, says):
+    file = tmp_path / "mine.toml"
+    file.write_text(f'title = "T"\nbackend = "{backend}"\n{more}\n')
+    with pytest.raises(BadInput, match=f"mine.toml: .*{says}"):
+        load_target(str(file))
+
+
+@pytest.mark.parametrize("name", ["...toml", ".toml", "my board.toml", "board@home.toml"])
+def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path, name):
+    (tmp_path / name).write_text('title = "T"\nbackend = "onnxruntime"')
+    with pytest.raises(BadInput, match="its name names a folder"):
+        load_target(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["../targets/browser", "ALL", "all", ""])
+def test_what_is_no_target_names_all_that_are(name):
+    with pytest.raises(BadInput, match=f"no target `{name}`.* onnxruntime-cpu, .*`--target all` takes them all"):
+        load_target(name)
+
+
+@pytest.mark.parametrize(("shipped", "asked"), [("onnxruntime-cpu", ["own"]), ("browser", ["all", "own"])])
+def test_a_file_with_the_name_of_another_target_is_refused(tmp_path, shipped, asked):
+    """Its stages would be in the other's folders."""
+    file = tmp_path / f"{shipped}.toml"
+    file.write_text('title = "T"\nbackend = "onnxruntime"')
+    with pytest.raises(BadInput, match=f"two targets are named `{shipped}`, {shipped} and {file}: .*rename its file"):
+        verbs.dry_run("models/digits", tmp_path / "run", targets=[str(file) if name == "own" else name for name in asked])
+
+
+def test_a_target_that_is_asked_for_twice_is_there_once(tmp_path):
+    file = tmp_path / "board.toml"
+    file.write_text('title = "T"\nbackend = "onnxruntime"')
+    asked = verbs._with(load("models/digits"), ["onnxruntime-cpu", str(file), f"{tmp_path}/../{tmp_path.name}/board.toml"])
+    assert asked.targets == ("onnxruntime-cpu", str(file))
+
+
+BROKEN = """
+from edgekd import verbs
+from edgekd.backends import openvino
+from edgekd.errors import Missing
+from edgekd.targets import load_target
+assert openvino.missing() is None, "it is looked for alone"
+print(openvino.executes(load_target("intel-cpu")).why)
+try:
+    verbs.dry_run("models/digits", "run", targets=["intel-cpu"])
+except Missing as error:
+    print(error)
+"""
+
+
+def test_a_broken_installation_is_told_and_no_traceback(tmp_path):
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12: cannot open shared object file')")
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{BROKEN}"], capture_output=True, text=True
+    )
+    reason = "openvino is installed here and cannot be imported (ImportError: libtbb.so.12: cannot open shared object file): "
+    assert ran.returncode == 0, ran.stderr
+    told = ran.stdout.splitlines()
+    assert told[0].startswith(reason)
+    assert told[1].startswith(f"target `intel-cpu`: {reason}")
+
+
+def test_what_works_is_imported_once_and_what_is_absent_is_not(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "half_a_runtime.py").write_text("print('banner')\nimport no_such_library_of_it")
+    assert installed.missing("half_a_runtime", "pip install it") is None
+    reason = installed.broken("half_a_runtime")
+    assert reason.startswith("half_a_runtime is installed here and cannot be imported (ModuleNotFoundError: No module named")
+    assert installed.missing("half_a_runtime", "pip install it") == reason
+    assert installed.broken("json") is None
+    assert installed.broken("no_such_runtime") is None
+    assert installed.missing("no_such_runtime", "pip install it") == "no_such_runtime is not installed here: pip install it"
+
+
+def test_one_runtime_that_fails_does_not_hide_the_others(monkeypatch):
+    def fails(target):
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(installed, "broken", lambda module: None)  # importing all of them takes long
+    monkeypatch.setattr(backend_of("web"), "executes", lambda target: backend_of("onnxruntime").executes(target))
+    monkeypatch.setattr(backend_of("openvino"), "executes", fails)
+    rows = {row["name"]: row for row in verbs.targets()}
+    assert rows["intel-cpu"]["missing"] == "openvino does not work here: the driver is too old"
+    assert rows["intel-cpu"]["verified_by"] is None
+    assert rows["onnxruntime-cpu"]["verified_by"] == "runtime"
+    assert len(rows) == len(all_targets())
 
 
 def test_a_target_file_of_ones_own(tmp_path):

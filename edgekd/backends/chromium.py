@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +29,31 @@ SOFTWARE_GPU = (
     "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU",
     "--use-vulkan=swiftshader", "--use-angle=swiftshader",
 )  # fmt: skip
+
+
+PREFIX = "edgekd-chromium-"
+_HELD = "held"
+"""In each profile: a file that the process whose browser it is keeps locked."""
+
+
+def missing() -> str | None:
+    """Say that there is no Chromium here, and what to do; None where there is one."""
+    if program():
+        return None
+    if told := os.environ.get(VARIABLE):
+        return f"{VARIABLE} is set to `{told}`, which is no program here: set it to Chromium's, or unset it"
+    return f"no Chromium here: {HOW}"
+
+
+@functools.cache
+def version(program: str) -> str:
+    """Return what a browser calls itself, such as "Chromium 150.0.7871.100"; "Chromium" where it does not say."""
+    try:
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = ""
+    found = re.search(r"^\D*\d+(\.\d+)+", told, re.MULTILINE)
+    return found[0].strip() if found else "Chromium"
 
 
 def program() -> str | None:
@@ -51,8 +79,11 @@ class Chromium:
     def __init__(self, address: str, software_gpu: bool = False) -> None:
         found = program()
         if found is None:
-            raise Missing(f"no Chromium here: {HOW}")
-        self.profile = Path(tempfile.mkdtemp(prefix="edgekd-chromium-"))
+            raise Missing(str(missing()))
+        _sweep()
+        self.profile = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._held = (self.profile / _HELD).open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
         self._log = self.profile / "stderr.txt"
         flags = [*FLAGS, *(SOFTWARE_GPU if software_gpu else ["--disable-gpu"]), f"--user-data-dir={self.profile}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
@@ -92,11 +123,22 @@ class Chromium:
                 os.close(end)
         self._to = self._from = -1
         _end(self.process)
+        self._held.close()
         for _ in range(20):  # its last processes may still be writing
             shutil.rmtree(self.profile, ignore_errors=True)
             if not self.profile.exists():
                 return
             time.sleep(0.1)
+
+
+def _sweep() -> None:
+    """Remove the profiles of processes that were killed before they could do so: those whose lock nobody holds."""
+    for held in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_HELD}"):
+        with contextlib.suppress(OSError), held.open("r+") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime < 60:
+                continue  # perhaps made just now, and not yet locked
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(held.parent, ignore_errors=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

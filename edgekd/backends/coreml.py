@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from ..errors import BadInput, Missing
 from ..targets import covers
-from . import Means
+from . import Means, installed
 from .coreml_session import Interpreted, OnMac, handed, sample_of
 
 if TYPE_CHECKING:
@@ -23,19 +22,19 @@ if TYPE_CHECKING:
     from .coreml_program import Weight
 
 PACKAGES = ("coremltools", "torch")
+IMPORTS = ("coremltools",)
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "coremltools.py"
 
 _IOS = {"iOS17": 17, "macOS14": 17, "iOS18": 18, "macOS15": 18}
 """Release, as coremltools calls it -> the release of iOS that has the same operations."""
+OPTIONS = {"minimum_deployment_target": tuple(_IOS), "image_input": bool}
 
 
 def missing() -> str | None:
     """Say what is not installed here and how to get it; None when all is here."""
     if sys.platform not in ("linux", "darwin"):
         return f"coremltools has no converter for {sys.platform}: use Linux or macOS"
-    if importlib.util.find_spec("coremltools") is None:
-        return "coremltools is not installed here: pip install 'edgekd[coreml]'"
-    return None
+    return installed.missing("coremltools", "pip install 'edgekd[coreml]'")
 
 
 def executes(target: Target) -> Means:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import shutil
 from collections import Counter
@@ -15,7 +14,7 @@ import numpy as np
 from .. import host
 from ..errors import BadInput, Missing
 from ..targets import covers
-from . import Means
+from . import Means, installed
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PACKAGES = ("onnx", "onnxruntime")
+IMPORTS = ("onnxruntime",)
+OPTIONS: dict[str, Any] = {}
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "onnxruntime.py"
 
 _PROVIDER = "CPUExecutionProvider"
@@ -53,9 +54,7 @@ class OnnxRuntimeSession:
 
 def missing() -> str | None:
     """Say what is not installed here and how to get it; None when all is here."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        return "onnxruntime is not installed here: pip install 'edgekd[onnxruntime]'"
-    return None
+    return installed.missing("onnxruntime", "pip install 'edgekd[onnxruntime]'")
 
 
 def executes(target: Target) -> Means:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PACKAGES = ("onnx", "onnxruntime", "flatbuffers")
+IMPORTS = onnxruntime.IMPORTS
+OPTIONS = onnxruntime.OPTIONS
 CHECK = onnxruntime.CHECK
 OPERATORS = "required_operators.config"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BadInput, Missing
 from ..targets import covers
-from . import Means, installed
+from . import Means
 from .fixed import fix_batch, one_by_one, unfit
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ def refuses_graph(file: Path, target: Target) -> str | None:
         return (
             f"{target.title} averages wrongly in {names[0]} (AveragePool): its last window reaches beyond the padding; "
             "set `ceil_mode` or `count_include_pad` to False there, or leave this target out"
+        )
     if target.static and (reason := unfit(model)):
         return f"{target.title} {reason}, or leave this target out"
-        )
     if missing() or installed.broken("openvino"):
         return None
     try:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BadInput, Missing
 from ..targets import covers
-from . import Means
+from . import Means, installed
 from . import onnxruntime as onnx_files
 from .fixed import one_by_one, unfit
 from .qnn_binary import Soc, inspect, soc_of
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from .qnn_process import Process
 
 PACKAGES = ("onnx", "onnxruntime", "onnxruntime-qnn")
+IMPORTS = ("onnxruntime", "onnxruntime_qnn", "ml_dtypes")
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "onnxruntime_qnn.py"
 
-_OPTIONS = ("soc_model", "htp_arch", "backend_path")
+OPTIONS = {"soc_model": int, "htp_arch": int, "backend_path": str}
 _SIGNED = (
     "activations are quantized to signed integers ({}), which HTP takes and computes wrong numbers from; "
     "quantize with method ptq for this target, which makes them unsigned"
@@ -56,9 +57,10 @@ def missing() -> str | None:
     """Say what is not installed here and how to get it; None when all is here."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "Qualcomm's HTP compiler and simulator run on x86-64 Linux alone: convert and verify there, with onnxruntime-qnn"
-    needed = {"onnxruntime": "onnxruntime", "onnxruntime_qnn": "onnxruntime-qnn", "ml_dtypes": "ml_dtypes"}
-    absent = [package for module, package in needed.items() if importlib.util.find_spec(module) is None]
-    return f"{', '.join(absent)} not installed here: pip install {' '.join(absent)}" if absent else None
+    absent = [module.replace("_qnn", "-qnn") for module in IMPORTS if importlib.util.find_spec(module) is None]
+    if absent:
+        return f"{', '.join(absent)} not installed here: pip install {' '.join(absent)}"
+    return next((reason for module in IMPORTS if (reason := installed.missing(module, ""))), None)
 
 
 def executes(target: Target) -> Means:
@@ -187,9 +189,9 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
 
 
 def _soc(target: Target) -> Soc | str:
-    unknown = sorted(set(target.options) - set(_OPTIONS))
+    unknown = sorted(set(target.options) - set(OPTIONS))
     if unknown:
-        return f"its target file has an unknown option `{unknown[0]}`; QNN's are {', '.join(_OPTIONS)}"
+        return f"its target file has an unknown option `{unknown[0]}`; QNN's are {', '.join(OPTIONS)}"
     return soc_of(target.options)
 
 

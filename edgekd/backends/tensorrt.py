@@ -127,6 +127,8 @@ def refuses_graph(file: Path, target: Target) -> str | None:
         written = _written(model, target)
     except BadInput as error:
         return f"{target.title}: {error}, or leave this target out"
+    if target.static and (reason := unfit(model, written)):
+        return f"{target.title} {reason}, or leave this target out"
     said = [what for what in tensorrt_rules.broken(written, target.opset) if what.startswith("node ")]
     return f"{target.title}: {said[0]}" if said else None
 
@@ -136,8 +138,6 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     target.options: batches = [smallest, usual, largest] that the engine takes where shapes are not fixed, workspace_mib.
     """
-    if target.static and (reason := unfit(model, written)):
-        return f"{target.title} {reason}, or leave this target out"
     import onnx
 
     from ..export.onnx import files_of, save, strip
@@ -235,15 +235,6 @@ def tensors(file: Path, target: Target, inputs: Arrays, half_alone: bool = False
     return {name: values.astype(np.float32) for name, values in made.items() if values.dtype in kinds}
 
 
-def _written(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
-    """Return the model as TensorRT is to read it: bytes cast first, 16-bit floats, one sample where shapes are fixed."""
-    from ..quantize.keep import stem
-    from .half import cast_first, to_half
-
-    made = cast_first(model)
-    typed = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in made.graph.node)
-    if target.precision == "fp16" and not typed:  # int8 files are typed where their scales are made, quantize/dialects
-        made = to_half(made, stem(made))
 def _by_sample(
     model: onnx.ModelProto, once: Callable[[Arrays], dict[str, np.ndarray]], inputs: Arrays
 ) -> dict[str, np.ndarray]:
@@ -264,6 +255,15 @@ def _by_sample(
     return made
 
 
+def _written(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """Return the model as TensorRT is to read it: bytes cast first, 16-bit floats, one sample where shapes are fixed."""
+    from ..quantize.keep import stem
+    from .half import cast_first, to_half
+
+    made = cast_first(model)
+    typed = any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in made.graph.node)
+    if target.precision == "fp16" and not typed:  # int8 files are typed where their scales are made, quantize/dialects
+        made = to_half(made, stem(made))
     return fix_batch(made) if target.static else made
 
 

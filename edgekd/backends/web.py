@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PACKAGES = ("onnx", "onnxruntime")
+OPTIONS = {"provider": ("wasm", "webgpu")}
 CHECK = Path(pages.__file__)
 PAGE = Path(__file__).with_name("web_page.html")
 VERSION = "1.30.0"
@@ -57,15 +58,16 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
 
 def executes(target: Target) -> Means:
     """Say how this machine can execute what is made for a target: in Chromium, on WebGPU by a software GPU."""
-    if chromium.program() is None:
-        return Means(None, f"no Chromium here: {chromium.HOW}")
-    if (runtime := runtime_folder()) is None:
-        return Means(None, f"onnxruntime-web is not here: {HOW}")
-    where = f"by onnxruntime-web {_version(runtime)} in headless Chromium on {platform.machine()}"
+    program, runtime = chromium.program(), runtime_folder()
+    if program is None:
+        return Means(None, str(chromium.missing()))
+    if runtime is None:
+        return Means(None, _no_runtime())
+    if reason := _broken(_provider(target), program, runtime):
+        return Means(None, reason)
+    where = f"by onnxruntime-web {_version(runtime)} in headless {chromium.version(program)} on {platform.machine()}"
     if _provider(target) == "wasm":
         return Means("runtime", where)
-    if reason := _no_webgpu():
-        return Means(None, reason)
     return Means("runtime", f"{where}, on SwiftShader, a software GPU: what it computes counts, its time does not", slow=True)
 
 
@@ -141,7 +143,7 @@ class Browser:
     def __init__(self, provider: str, threads: int) -> None:
         runtime = runtime_folder()
         if runtime is None:
-            raise Missing(f"onnxruntime-web is not here: {HOW}")
+            raise Missing(_no_runtime())
         self.sessions = 0
         self.page = pages.Page(_page(provider), runtime, threads)
         try:
@@ -215,11 +217,21 @@ def runtime_folder() -> Path | None:
     return next((place for place in places if (place / "ort.wasm.min.mjs").is_file()), None)
 
 
+def _no_runtime() -> str:
+    """Say that onnxruntime-web is not here, and what to do."""
+    if told := os.environ.get(VARIABLE):
+        return f"{VARIABLE} is set to `{told}`, where no ort.wasm.min.mjs lies. To get onnxruntime-web: {HOW}"
+    return f"onnxruntime-web is not here: {HOW}"
+
+
 @functools.cache
-def _no_webgpu() -> str | None:
-    """Say why WebGPU does not work here; None when it does. Starts the browser, for a second or two."""
+def _broken(provider: str, program: str, runtime: Path) -> str | None:
+    """Say why a page for this provider does not run here; None when it does. Starts the browser, for a second or two.
+
+    A verdict depends on it: one that could not be had because the browser was broken is asked for again once it is mended.
+    """
     try:
-        _browser("webgpu", 0)
+        Browser(provider, 0).close()
     except Missing as error:
         return str(error)
     return None

@@ -381,6 +381,14 @@ def test_the_part_of_check_py_replaces_no_npu(convnet, tmp_path):
         part.open_session(converted(convnet.file, NPU, tmp_path / "out"), 1)
 
 
+def test_a_broken_openvino_is_missing(convnet, tmp_path, monkeypatch):
+    monkeypatch.setitem(backend.installed._tried, "openvino", "openvino cannot be imported")
+    assert backend.missing() == "openvino cannot be imported"
+    assert backend.executes(CPU) == backend.Means(None, "openvino cannot be imported")
+    with pytest.raises(Missing, match="cannot be imported"):
+        converted(convnet.file, CPU, tmp_path / "out")
+
+
 def test_without_openvino(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install" in backend.missing()

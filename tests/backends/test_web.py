@@ -304,15 +304,75 @@ def test_when_we_are_killed_no_browser_stays(tmp_path, how):
     shutil.rmtree(profile, ignore_errors=True)  # what is left of it when nobody was there to remove it
 
 
+@browser
+def test_profiles_of_the_killed_are_removed_and_those_of_the_living_are_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def aged(profile: Path) -> Path:
+        os.utime(profile / chromium._HELD, (0, 0))
+        return profile
+
+    killed = subprocess.Popen(
+        [sys.executable, "-c", HOLD, model(tmp_path / "m.onnx")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    left = Path(killed.stdout.readline().strip())
+    killed.kill()
+    killed.wait(timeout=20)
+    killed.stdout.close()
+    assert wait_until_none(left) == []
+    assert aged(left).parent == tmp_path
+    living = chromium.Chromium("about:blank")
+    try:
+        assert not left.exists()
+        aged(living.profile)
+        chromium.Chromium("about:blank").close()
+        assert living.profile.exists()
+    finally:
+        living.close()
+    assert not living.profile.exists()
+
+
+def program(file: Path, text: str) -> Path:
+    file.write_text(text)
+    file.chmod(0o755)
+    return file
+
+
+@browser
+def test_a_verdict_depends_on_the_browser_and_a_broken_one_is_found_out(tmp_path, monkeypatch):
+    whole = web.executes(BROWSER)
+    assert re.search(r"in headless Chrom\w+ \d+\.[\d.]+ on ", whole.why)
+    broken = program(
+        tmp_path / "chromium", "#!/bin/sh\n[ $1 = --version ] && echo Chromium 1.2.3.4 && exit\necho lost >&2\nexit 7\n"
+    )
+    found = chromium.program()
+    monkeypatch.setenv(chromium.VARIABLE, str(broken))
+    assert chromium.version(str(broken)) == "Chromium 1.2.3.4"
+    told = web.executes(BROWSER)
+    assert told.by is None
+    assert told.why == "the page for wasm does not run in Chromium here: Chromium ended (exit status 7): lost"
+    monkeypatch.setenv(chromium.VARIABLE, found)
+    assert web.executes(BROWSER) == whole
+    newer = program(tmp_path / "newer", f'#!/bin/sh\n[ $1 = --version ] && echo Chromium 999.0.1 && exit\nexec {found} "$@"\n')
+    monkeypatch.setenv(chromium.VARIABLE, str(newer))
+    assert "headless Chromium 999.0.1 on" in web.executes(BROWSER).why
+
+
 def test_without_chromium_or_the_runtime_it_says_how_to_get_them(tmp_path, monkeypatch):
     web.close_browsers()
-    monkeypatch.setenv(chromium.VARIABLE, str(tmp_path / "none"))
+    monkeypatch.setenv(chromium.VARIABLE, "chromiun")
     assert web.executes(BROWSER).by is None
+    assert (
+        web.executes(BROWSER).why
+        == "EDGEKD_CHROMIUM is set to `chromiun`, which is no program here: set it to Chromium's, or unset it"
+    )
+    monkeypatch.delenv(chromium.VARIABLE)
+    monkeypatch.setattr(chromium, "NAMES", ())
     assert "apt-get install chromium" in web.executes(BROWSER).why
-    (tmp_path / "chromium").write_text("#!/bin/sh\n")
-    (tmp_path / "chromium").chmod(0o755)
-    monkeypatch.setenv(chromium.VARIABLE, str(tmp_path / "chromium"))
+    monkeypatch.setenv(chromium.VARIABLE, str(program(tmp_path / "chromium", "#!/bin/sh\n")))
     monkeypatch.setenv(web.VARIABLE, str(tmp_path))
+    assert f"EDGEKD_ONNXRUNTIME_WEB is set to `{tmp_path}`, where no ort.wasm.min.mjs lies" in web.executes(BROWSER).why
     assert "npm install --ignore-scripts onnxruntime-web@" in web.executes(BROWSER).why
     with pytest.raises(Missing, match="npm install"):
         web.load(model(tmp_path / "m.onnx"), BROWSER)
