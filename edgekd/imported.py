@@ -72,7 +72,7 @@ _RULES: dict[str, tuple[str, Rule]] = {
     "system": ("a text", _text),
     "vnni": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
     "threads": ("a whole number", _count),
-    "emulator": ("a text or null", lambda value: value is None or _text(value)),
+    "emulator": ("its name or null", lambda value: value is None or (_text(value) and bool(value.strip()))),
     "simulator": ("true or false", lambda value: isinstance(value, bool)),
     "seconds_are_the_devices": ("true or false", lambda value: isinstance(value, bool)),
     "when": ("a time in UTC, such as 2026-01-31T12:00:00Z", _moment),
@@ -248,7 +248,8 @@ def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
     passed = not problems
     ratio = min(ratios, default=math.nan)
     away = elsewhere(record, artifact)
-    said = f"check.py passed on {record['processor']}, {record['runtime']} {record['versions'][record['runtime']]}".rstrip()
+    runs = record["seconds_are_the_devices"] and not record["emulator"] and not away
+    said = f"check.py passed on {record['processor'] or 'an unknown processor'}, {record['runtime']} {record['versions'][record['runtime']]}".rstrip()
     emulated = f" under {record['emulator']}" if record["emulator"] else ""
     aside = f" ({away})" if away and not record["emulator"] else ""
     providers: Counter[str] = Counter()
@@ -256,7 +257,7 @@ def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
         providers.update(graph.get("providers", {}))
     return {
         "status": "passed" if passed else "failed",
-        "by": "simulator" if record["simulator"] else "runtime" if record["emulator"] or away else "device",
+        "by": "simulator" if record["simulator"] else "device" if runs else "runtime",
         "reason": f"{said}{emulated}: {ratio:.1f} dB on the golden samples{aside}" if passed else f"{problems[0]}{aside}",
         "lost_at": None if passed else "runtime",
         "parity": {
@@ -271,7 +272,7 @@ def verdict(record: Mapping[str, Any], artifact: Artifact) -> dict[str, Any]:
         "providers": dict(providers),
         "problems": problems,
         "device": {key: record[key] for key in _DEVICE},
-        "timings": {} if away else _timings(record),
+        "timings": _timings(record) if runs else {},
     }
 
 
@@ -304,7 +305,5 @@ def _too_far(error: float, sqnr_db: float, max_error: float | None, min_sqnr_db:
 
 
 def _timings(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    if record["emulator"] or not record["seconds_are_the_devices"]:
-        return {}
     keys = (*_TIMES, "warm_count")
     return {name: {key: graph[key] for key in keys if key in graph} for name, graph in record["graphs"].items()}

@@ -139,7 +139,7 @@ def test_a_missing_file_is_bad_input(tmp_path):
         ("graphs", {"model": {"relative_error": 0, "sqnr_db": 3, "load_s": -1}}),
         ("graphs", {"model": {"relative_error": 0, "sqnr_db": math.nan}}),
         ("graphs", {"model": {"relative_error": 0, "sqnr_db": 3, "providers": {"CPU": -1}}}),
-        ("versions", {"a": 1}), ("machine", None), ("threads", -1), ("threads", True), ("emulator", 1), ("when", "today"),
+        ("versions", {"a": 1}), ("machine", None), ("threads", -1), ("threads", True), ("emulator", 1), ("emulator", ""), ("when", "today"),
         ("seconds_are_the_devices", None), ("identity", "0" * 64), ("schema", True), ("schema", 2.0), ("schema", [2]),
         ("processor", "\ud800"), ("problems", ["\udfff"]), ("artifact", "a/b\0"), ("artifact", f"a/{'b' * 300}"),
         ("when", "9999-99-99T99:99:99Z"), ("when", "2026-02-30T00:00:00Z"), ("when", "2026-01-01T1:1:1:::Z"),
@@ -242,6 +242,11 @@ def test_the_devices_own_machine_is_the_device_whatever_its_system_calls_it(here
     (tmp_path / "check.json").write_text(json.dumps({**found, **changes}))
     verdict = imported.verdict(imported.read(tmp_path / "check.json"), made)
     assert (verdict["by"], list(verdict["timings"])) == ("device", ["model"])
+
+
+def test_a_record_that_has_lost_its_emulators_name_is_no_devices(shipped, told):
+    verdict = imported.verdict(imported.read(told(seconds_are_the_devices=False)), shipped[0])
+    assert (verdict["by"], verdict["timings"]) == ("runtime", {})
 
 
 def test_another_runtime_is_refused(shipped, told):
