@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..errors import BadInput, Missing
 from ..targets import covers
-from . import Means
+from . import Means, installed
 from .fixed import fix_batch, one_by_one, unfit
 
 if TYPE_CHECKING:
@@ -26,10 +25,12 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PACKAGES = ("onnx", "openvino")
+IMPORTS = ("openvino",)
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "openvino.py"
 
 DEVICES = ("CPU", "NPU")
 """AUTO, MULTI and HETERO would fall back to another device in silence."""
+OPTIONS = {"device": DEVICES}
 
 # By itself OpenVINO computes in bfloat16 where the CPU can, and quantizes the inputs of layers whose weights are integers.
 _AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
@@ -68,14 +69,12 @@ class OpenVinoSession:
 
 def missing() -> str | None:
     """Say what must be installed here to convert, and how to get it; None when all is here."""
-    if importlib.util.find_spec("openvino") is None:
-        return "openvino is not installed here: pip install 'edgekd[openvino]'"
-    return None
+    return installed.missing("openvino", "pip install 'edgekd[openvino]'")
 
 
 def executes(target: Target) -> Means:
     """Say how this machine can execute what is made for a target: the runtime itself, where the target's device is here."""
-    if reason := missing():
+    if reason := missing() or installed.broken("openvino"):
         return Means(None, reason)
     device = _device(target)
     if device not in (found := _available()):
@@ -239,7 +238,7 @@ def _name(port: Any) -> str:
 
 
 def _read(file: Path) -> Any:
-    if reason := missing():
+    if reason := missing() or installed.broken("openvino"):
         raise Missing(reason)
     try:
         return _core().read_model(str(file))

@@ -76,7 +76,9 @@ class Process:
 
             nodes = [(node.name, node.op_type) for node in onnx.load(file, load_external_data=False).graph.node]
         if not nodes:
-            why = f"its HTP backend did not load ({broken.strip()})" if broken else f"ONNX Runtime says: {error.splitlines()[0]}"
+            why = (
+                f"its HTP backend did not load ({broken.strip()})" if broken else f"ONNX Runtime says: {error.splitlines()[0]}"
+            )
             return f"nothing of the graph was taken by QNN, and computing on the CPU instead is forbidden: {why}"
         kinds: dict[str, str] = {}
         for name, kind in nodes:

@@ -31,11 +31,20 @@ if TYPE_CHECKING:
     from ..targets import Target
 
 PACKAGES = ("onnx", "onnxruntime")
+IMPORTS = onnxruntime.IMPORTS
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "tensorrt.py"
 
 _BUILDER = Path(__file__).parent.parent / "export" / "build_engine_template.py"
 _BATCHES = (1, 1, 32)
 """Smallest, usual and largest batch that an engine is built for, unless options.batches says otherwise."""
+
+
+def _rising(value: Any) -> str | None:
+    right = isinstance(value, list) and len(value) == 3 and all(type(size) is int and size > 0 for size in value)
+    return None if right and value == sorted(value) else "three rising numbers, smallest, usual and largest, such as [1, 8, 64]"
+
+
+OPTIONS = {"batches": _rising, "workspace_mib": int}
 
 
 class EngineSession:
