@@ -181,7 +181,7 @@ def _static(
         # scales per channel of depthwise activations would be exact in QDQ, but no runtime has integer kernels for them
         activations_quantization_params=QuantizationParameters(per_channel=False),
     )
-    ignored = sorted({*keep, *stem(model), *quotients(model)})
+    ignored = sorted({*keep, *stem(model), *quotients(model), *(_grouped(model) if narrow else [])})
     preset = nncf.QuantizationPreset.PERFORMANCE if config.activations.symmetric else nncf.QuantizationPreset.MIXED
     with _quiet():
         return nncf.quantize(
@@ -193,6 +193,17 @@ def _static(
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
             advanced_parameters=advanced,
         )
+
+
+def _grouped(model: onnx.ModelProto) -> list[str]:
+    """Return the convolutions in groups of several channels: NNCF leaves them 8 bits, as if they were depthwise, and their sums saturate."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if node.op_type == "Conv" and groups > 1 and len(shapes.get(node.input[1], ())) > 1 and shapes[node.input[1]][1] > 1:
+            found.append(node.name)
+    return found
 
 
 def _attends(model: onnx.ModelProto) -> bool:

@@ -313,3 +313,27 @@ def test_a_quotient_of_activations_stays_in_floating_point(tmp_path):
     fed_by = {n.name: [makers[i].op_type for i in n.input if i in makers] for n in quantized.node}
     assert "DequantizeLinear" not in fed_by["quotient"] + fed_by["product"] + fed_by["sum"]
     assert fed_by["first"].count("DequantizeLinear") == fed_by["after"].count("DequantizeLinear") == 2
+
+
+@pytest.mark.parametrize(("groups", "floats"), [(1, 0), (2, 1), (4, 0)])
+def test_with_the_overflow_fix_no_sum_can_saturate(tmp_path, groups, floats):
+    """NNCF leaves every convolution in groups its 8 bits; that is right for depthwise ones alone, the others stay in floats."""
+    from edgekd.backends import onnxruntime
+
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Conv", ["b", "v"], ["y"], name="grouped", group=groups),
+    ]
+    shapes = {"w": (4, 3, 3, 3), "v": (4, 4 // groups, 3, 3)}
+    tensors = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name) for name, shape in shapes.items()]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, s, s]) for n, c, s in (("x", 3, 8), ("y", 4, 4))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "model.onnx")
+    batches = [{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    job = Job({"model": tmp_path / "model.onnx"}, calibration=lambda graph, settings: batches)
+    recipe = VariantRecipe(**W8A8, calibration={"overflow_fix": "on"})
+    made = onnx.load(str(make(recipe, job, tmp_path / "int8").graphs["model"]))
+    assert counts(made)["float"] == floats
+    assert all(largest <= 64 for _, largest in onnxruntime._int8_weights(made.graph))
