@@ -311,9 +311,10 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
     """Judge one artifact of a run; write verdict.json."""
     from .quantize import variant as variants
 
+    artifact = artifacts.load(plan.out / "targets" / target.name / variant_name)
     verdict = verify(
         Question(
-            artifact=artifacts.load(plan.out / "targets" / target.name / variant_name),
+            artifact=artifact,
             variant=variants.load(plan.out / "variants" / variant_name).for_target(target),
             target=target,
             gate=plan.recipe.gate,
@@ -327,10 +328,7 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
             seed=plan.recipe.seed,
         )
     ).record()
-    if brought := imported.stored(plan.out, target.name, variant_name):
-        verdict = imported.join(
-            verdict, imported.read(brought), artifacts.load(plan.out / "targets" / target.name / variant_name)
-        )
+    verdict = imported.joined(verdict, plan.out, artifact)
     (folder / "verdict.json").write_text(json.dumps(verdict, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
