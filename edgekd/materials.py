@@ -21,6 +21,8 @@ class Materials:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.shown: set[str] = set()
+        """Targets that have been shown the student's graphs, and take them."""
         self._variant: tuple[str, list[Graph]] | None = None  # the one asked for last
 
     @cached_property

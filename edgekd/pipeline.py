@@ -58,6 +58,7 @@ def distill(plan: Plan, materials: Materials, make: Make) -> None:
     student_is_there = any(plan.cached(step) for step in plan.steps if step.folder == "student")
     if not student_is_there:
         stages.check(plan, materials)
+        materials.shown.update(target.name for target in plan.targets)
     for step in plan.steps:
         if step.name in fillers and not (step.name == "teacher-cache" and student_is_there and not plan.cached(step)):
             make(step, fillers[step.name])
@@ -86,6 +87,10 @@ def export(plan: Plan, materials: Materials, make: Make) -> None:
     """Write every variant for every target."""
     from .export import artifact
 
+    missing = [pair for pair in plan.wanted_pairs() if not plan.cached(plan.step(f"export/{pair[0].name}/{pair[1]}"))]
+    added = {target.name: target for target, _ in missing if target.name not in materials.shown}
+    if added:  # to a run whose student is finished
+        stages.check_graphs(plan, materials, list(added.values()))
     for target, variant in plan.wanted_pairs():
         make(plan.step(f"export/{target.name}/{variant}"), partial(artifact.fill, plan, materials, target, variant))
 

@@ -18,7 +18,7 @@ from .errors import BadInput, Missing
 from .quantize import dialects
 from .recipe import Model, Recipe
 from .run_folder import fingerprint
-from .targets import Target, load_target
+from .targets import Target, load_target, name_of
 
 # what a stage's result depends on beside the recipe: edgekd's own source, and the packages that do the arithmetic
 _CODE = {
@@ -124,7 +124,7 @@ def plan(
         )
     _need_packages(targets)
     inputs = _inputs(recipe, known or {})
-    names = tuple(Path(name).stem if name.endswith(".toml") else name for name in only)
+    names = tuple(name_of(name) for name in only)
     return Plan(
         recipe,
         out,

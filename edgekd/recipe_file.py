@@ -214,6 +214,8 @@ def _sentence(problem: Any, key: Key, values: Any) -> str:
             return f"`{name}`: {text}" if key else text
         case "model_type" | "model_attributes_type":
             return f"`{name}`: give a mapping of keys, not {problem['input']!r}"
+        case "tuple_type":
+            return f"`{name}`: give a list, such as [a, b], not {problem['input']!r}"
         case "union_tag_invalid":
             context = problem["ctx"]
             known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import run_folder
 from .distributed import is_main_process
 from .errors import BadInput
+from .plan import without
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .models import LoadedModel
     from .plan import Plan, Step
     from .recipe import VariantRecipe
+    from .targets import Target
 
 
 def check(plan: Plan, materials: Materials) -> None:
@@ -28,24 +30,25 @@ def check(plan: Plan, materials: Materials) -> None:
 
     distill.check(plan.recipe.teaching, materials.fresh_student, materials.teacher if plan.recipe.teacher else None)
     check_variants(plan, materials, plan.recipe.quantize)
-    check_graphs(plan, materials)
+    check_graphs(plan, materials, plan.targets)
 
 
-def check_graphs(plan: Plan, materials: Materials) -> None:
-    """Show every target the student's graphs before it is trained. Raises BadInput for an operator or a shape that one cannot take."""
-    from .backends import backend_of
+def check_graphs(plan: Plan, materials: Materials, targets: Collection[Target]) -> None:
+    """Show targets the student's graphs before it is trained. Raises BadInput for an operator or a shape that one cannot take."""
+    from .backends import backend_of, refuses_network
     from .export import onnx
 
-    refused = []
+    refused: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         for graph in materials.task.graphs(materials.fresh_student, materials.splits):
             file = Path(folder) / f"{graph.name}.onnx"
             onnx.write(graph, file)
-            for target in plan.targets:
-                if reason := backend_of(target.backend).refuses_graph(file, target):
-                    refused.append(f"target `{target.name}`: graph `{graph.name}`: {reason}")
+            for target in targets:
+                backend = backend_of(target.backend)
+                if reason := backend.refuses_graph(file, target) or refuses_network(target.backend, graph, target):
+                    refused[target.name] = f"target `{target.name}`: graph `{graph.name}`: {reason}"
     if refused:
-        raise BadInput("\n".join(refused))
+        raise BadInput("\n".join(refused.values()) + without(plan.targets, refused))
 
 
 def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantRecipe]) -> None:

@@ -79,7 +79,7 @@ def verify(
     manifest = run_folder.read_manifest(Path(run))
     brought = imported.bring(Path(run), [Path(record) for record in records])
     if targets and brought:  # what a device says changes its target's verdict: one that is not judged again is out of date
-        named = {Path(target).stem if target.endswith(".toml") else target: target for target in manifest["recipe"]["targets"]}
+        named = {name_of(target): target for target in manifest["recipe"]["targets"]}
         names = (name.partition("/")[0] for name in brought)
         targets = [*targets, *(named.get(name, name) for name in names)]
     return pipeline.run(_plan_of_run(run, settings, targets), first="verify", last="verify")

@@ -84,6 +84,8 @@ def verify(asked: Question) -> Verdict:
         parity, apart = _parity(asked, evaluations)
         wrong += apart
     except Missing as error:
+        if means.by is not None:  # it ended while we were at it: no verdict, and none that is kept
+            raise
         means = Means(None, str(error))
     except Exception as error:  # a file can be wrong in any way, and each runtime has its own exceptions
         wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))

@@ -550,3 +550,13 @@ def test_what_a_device_said_is_brought_back(copy, tmp_path):
     assert wrong.returncode == 2
     assert "onnxruntime-cpu/int8" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_a_target_added_to_a_finished_run_is_shown_the_network_too(copy, tmp_path):
+    file = tmp_path / "no-conv.toml"
+    file.write_text('title = "No Conv"\nbackend = "onnxruntime"\nstores = ["fp32"]\n[limits]\noperators_refused = ["Conv"]\n')
+    refused = edgekd("export", str(copy), "--target", str(file))
+    assert refused.returncode == 2
+    assert "target `no-conv`: graph `model`: No Conv has no Conv" in refused.stderr
+    assert "--set 'targets=[onnxruntime-cpu]'" in refused.stderr
+    assert not (copy / "targets" / "no-conv").exists()

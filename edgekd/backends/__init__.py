@@ -59,7 +59,11 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A module under backends/ has these functions. It may have two more, `wrong_with` and `tensors_of` say which."""
+    """A module under backends/ has these functions. It may have three more: `refuses_network`, `wrong_with` and `tensors_of` say which.
+
+    OPTIONS, where it has them: a target's options that it reads, name -> what each must be (targets.py). IMPORTS: modules that
+    have to be importable, found out once, when a target of this backend is used.
+    """
 
     PACKAGES: tuple[str, ...]
     """Distributions that its results depend on."""
@@ -76,7 +80,10 @@ class Backend(Protocol):
         """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
 
     def refuses_graph(self, file: Path, target: Target) -> str | None:
-        """Say which operator, shape or rule of an ONNX file the target cannot take, and what to change; None when it can."""
+        """Say which operator, shape or rule of an ONNX file the target cannot take, and what to change; None when it can.
+
+        file: of the student before it is trained, in full precision. Takes seconds at most.
+        """
 
     def convert(self, variant: Variant, target: Target, folder: Path, graphs: Callable[[], Sequence[Graph]]) -> dict[str, Path]:
         """Write the variant's graphs for the target into `folder`; return graph name -> main file. All that lies there ships.
@@ -102,6 +109,14 @@ def names() -> list[str]:
 def backend_of(name: str) -> Backend:
     """Return the backend of that name. Raises KeyError for an unknown one."""
     return importlib.import_module(BACKENDS[name]) if name in BACKENDS else _others()[name].load()
+
+
+def refuses_network(name: str, graph: Graph, target: Target) -> str | None:
+    """Say which operation of a torch graph the target cannot take, and what to change; None when it can, or where the backend
+    converts from ONNX alone, which `refuses_graph` answers for. Takes seconds.
+    """
+    refuse: Callable[[Graph, Target], str | None] | None = getattr(backend_of(name), "refuses_network", None)
+    return refuse(graph, target) if refuse else None
 
 
 def wrong_with(name: str, file: Path, target: Target) -> list[str]:
