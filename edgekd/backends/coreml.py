@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,8 +15,11 @@ from ..errors import BadInput, Missing
 from ..targets import covers
 from . import Means, installed
 from .coreml_session import Interpreted, OnMac, handed, sample_of
+from .fixed import unfit
 
 if TYPE_CHECKING:
+    import torch
+
     from ..export.graph import Arrays, Graph
     from ..quantize.variant import Variant
     from ..recipe import Scheme
@@ -74,13 +79,15 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
 def refuses_graph(file: Path, target: Target) -> str | None:
     """Say which operator of a full-precision ONNX file the target cannot take, and what to change; None when it can.
 
-    coremltools converts torch programs, not ONNX: what is known here is the target's list, and how pictures are resized.
+    coremltools converts torch programs, not ONNX, as `refuses_network` tries: what is known here is the target's list, shapes, and
+    how pictures are resized.
     """
     import onnx
 
     from .onnxruntime import interface as onnx_interface
 
-    graph = onnx.load(str(file), load_external_data=False).graph
+    model = onnx.load(str(file), load_external_data=False)
+    graph = model.graph
     refused = set(target.limits.get("operators_refused", ()))
     if found := sorted({node.op_type for node in graph.node} & refused):
         return f"{target.title} takes no {', '.join(found)}: use layers without, or leave this target out"
@@ -94,6 +101,39 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     for one in onnx_interface(file)["inputs"]:
         if any(isinstance(n, str) for n in one["shape"][1:]):
             return f"{target.title} is given fixed shapes, and those of `{one['name']}` depend on more than the batch: fix them"
+    if reason := unfit(model):
+        return f"{target.title} {reason}, or leave this target out"
+    return None
+
+
+def refuses_network(graph: Graph, target: Target) -> str | None:
+    """Say which operation of a torch graph coremltools or the interpreter does not know; None when they know all.
+
+    Converts it in full precision and runs it once: seconds, once for all targets of the same operations and types.
+    """
+    if missing():
+        return None
+    tried = _TRIED.setdefault(graph.module, {})
+    key = (graph.name, _ios(target), target.precision, target.options.get("image_input"))
+    if key not in tried:
+        tried[key] = _trial(graph, target)
+    reason = tried[key]
+    return f"{target.title} cannot take it: {reason}; or leave this target out" if reason else None
+
+
+_TRIED: WeakKeyDictionary[torch.nn.Module, dict[tuple[Any, ...], str | None]] = WeakKeyDictionary()
+
+
+def _trial(graph: Graph, target: Target) -> str | None:
+    from . import coreml_package
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / f"{graph.name}.mlpackage"
+        try:
+            coreml_package.write(_program(graph, {}, target), file)
+            load(file, exact=True).run({name: value[:1].cpu().numpy() for name, value in graph.example.items()})
+        except BadInput as error:
+            return str(error).removeprefix(f"{file}: ")
     return None
 
 
@@ -102,25 +142,33 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     Raises BadInput for what Core ML cannot express or store, Missing without coremltools.
     """
-    from . import coreml_package, coreml_program
+    from . import coreml_package
 
     if reason := missing():
         raise Missing(reason)
     made = {}
     for graph in graphs():
-        weights, folded = _weights(variant.graphs[graph.name], target)
-        model = coreml_program.convert(
-            graph,
-            weights,
-            _release(target),
-            half=target.precision == "fp16",
-            images=bool(target.options.get("image_input", False)),
-            folded=folded,
-        )
-        made[graph.name] = coreml_package.write(model, folder / f"{graph.name}.mlpackage")
-        if lost := _lost(made[graph.name], weights):
-            raise BadInput(f"{made[graph.name].name}: coremltools changed the stored weight `{lost}`; name its layer in `keep`")
+        try:
+            weights, folded = _weights(variant.graphs[graph.name], target)
+            made[graph.name] = coreml_package.write(
+                _program(graph, weights, target, folded), folder / f"{graph.name}.mlpackage"
+            )
+            if lost := _lost(made[graph.name], weights):
+                raise BadInput(
+                    f"graph `{graph.name}`: coremltools changed the stored weight `{lost}`; name its layer in `keep`"
+                )
+        except BadInput as error:
+            raise BadInput(f"{target.name}/{variant.name}: {error}") from None
     return made
+
+
+def _program(graph: Graph, weights: dict[str, Weight], target: Target, folded: bool = False) -> Any:
+    from . import coreml_program
+
+    images = bool(target.options.get("image_input", False))
+    return coreml_program.convert(
+        graph, weights, _release(target), half=target.precision == "fp16", images=images, folded=folded
+    )
 
 
 def interface(file: Path) -> dict[str, list[dict[str, Any]]]:

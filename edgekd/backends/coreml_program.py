@@ -86,8 +86,21 @@ def convert(
                     "lost: the variant is of another network, or coremltools made another tensor of it; name its layer in `keep`"
                 )
             return made
-    reason = (str(errors[0]).strip() or type(errors[0]).__name__).splitlines()[0]
-    raise BadInput(f"coremltools cannot convert graph `{graph.name}`: {reason}. Replace that operation in the network")
+    reason = (str(errors[0]).strip() or type(errors[0]).__name__).splitlines()[0].rstrip(".")
+    raise BadInput(
+        f"coremltools cannot convert {_operation(errors[0])}graph `{graph.name}`: {reason}. Replace that operation in the network"
+    )
+
+
+def _operation(error: Exception) -> str:
+    """Return "operation `KIND` (NAME) of " for the node of a torch program that coremltools was at; "" when it was at none."""
+    at = error.__traceback__
+    while at is not None:
+        node = at.tb_frame.f_locals.get("node")
+        if at.tb_frame.f_code.co_name == "convert_single_node" and node is not None:
+            return f"operation `{node.kind}` (node {node.name}) of "
+        at = at.tb_next
+    return ""
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,7 @@ def to_half(model: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
         if value.name in halves:
             _rename(nodes, value.name, f"{value.name}.half")
             cast_back = f"{value.name}.out"  # a node inside that wants it in 32 bits has a Cast of its own
-            nodes.append(
-                helper.make_node("Cast", [f"{value.name}.half"], [value.name], name=cast_back, to=TensorProto.FLOAT)
-            )
+            nodes.append(helper.make_node("Cast", [f"{value.name}.half"], [value.name], name=cast_back, to=TensorProto.FLOAT))
     return _rebuilt(made, nodes)
 
 

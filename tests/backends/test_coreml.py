@@ -86,7 +86,7 @@ def baked(folder, per_channel=True):
         stored[name] = codebook(net.get_parameter(name).detach().numpy(), per_channel)
         net.get_parameter(name).data = torch.from_numpy(stored[name].decoded())
     packed.write(graph_of(net), stored, folder / "model.onnx")
-    return net, stored, SimpleNamespace(graphs={"model": folder / "model.onnx"})
+    return net, stored, SimpleNamespace(name="plain", graphs={"model": folder / "model.onnx"})
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def plain(tmp_path_factory):
     """A network in full precision and its variant."""
     net, folder = Net().eval(), tmp_path_factory.mktemp("plain")
     export.write(graph_of(net), folder / "model.onnx")
-    return net, SimpleNamespace(graphs={"model": folder / "model.onnx"})
+    return net, SimpleNamespace(name="plain", graphs={"model": folder / "model.onnx"})
 
 
 def converted(net, variant, target, folder):
@@ -210,7 +210,7 @@ def test_int8_weights_with_batch_norm_folded_in(plain, tmp_path, target, per_cha
     net, source = plain
     model = quantize_weights(onnx.load(str(source.graphs["model"])), [], per_channel)
     onnx.save(model, tmp_path / "model.onnx")
-    variant = SimpleNamespace(graphs={"model": tmp_path / "model.onnx"})
+    variant = SimpleNamespace(name="plain", graphs={"model": tmp_path / "model.onnx"})
     path = converted(net, variant, dataclasses.replace(target, precision="fp32"), tmp_path)
     reference = onnxruntime.load(tmp_path / "model.onnx", exact=True).run({"image": IMAGES})
     assert compare(reference, coreml.load(path, target).run({"image": IMAGES})).sqnr_db > 100
@@ -238,7 +238,7 @@ def test_weights_that_are_equal_are_all_placed(tmp_path):
     net = Twins().eval()
     export.write(graph_of(net), tmp_path / "float.onnx")
     onnx.save(quantize_weights(onnx.load(str(tmp_path / "float.onnx")), []), tmp_path / "model.onnx")
-    path = converted(net, SimpleNamespace(graphs={"model": tmp_path / "model.onnx"}), SINGLE, tmp_path)
+    path = converted(net, SimpleNamespace(name="plain", graphs={"model": tmp_path / "model.onnx"}), SINGLE, tmp_path)
     heavy = [one for one in mil.read(path).operations if one.kind == "conv"]
     made = {name for one in mil.read(path).operations if one.kind.startswith("constexpr_") for name, _ in one.outputs}
     assert len(heavy) == 3
@@ -256,7 +256,7 @@ def test_uniform_weights_with_float_offsets(tmp_path, bits, kind):
         stored[name] = Encoded(indices, scale, rows.min(1), None, 2**bits, weights.shape)
         net.get_parameter(name).data = torch.from_numpy(stored[name].decoded())
     packed.write(graph_of(net), stored, tmp_path / "model.onnx")
-    variant = SimpleNamespace(graphs={"model": tmp_path / "model.onnx"})
+    variant = SimpleNamespace(name="plain", graphs={"model": tmp_path / "model.onnx"})
     path = converted(net, variant, SINGLE, tmp_path)
     assert len(palettes(path)) == (4 if kind == "palette" else 0)
     assert compare({"logits": expected(net)}, coreml.load(path, SINGLE).run({"image": IMAGES})).sqnr_db > 100
@@ -378,6 +378,67 @@ def test_graphs(tmp_path):
     assert "`x`" in coreml.refuses_graph(open_length, IOS17)
 
 
+class Does(nn.Module):
+    """A network of one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def refused(function, target=IOS18):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 4, 6, 6)).astype(np.float32))
+    graph = Graph("model", Does(function), ("x",), ("y",), {"x": x}, {"x": {0: "batch"}})
+    return coreml.refuses_network(graph, target)
+
+
+def test_networks_are_tried_before_they_are_trained():
+    assert refused(lambda x: torch.roll(nn.functional.pixel_unshuffle(x, 2), 1, 2).std((2, 3))) is None  # indices of 16 bits
+    said = refused(lambda x: nn.functional.pad(x, (1, 1, 1, 1), mode="circular"))
+    assert said.startswith("iPhone with iOS 18 (Core ML) cannot take it: coremltools cannot convert operation `pad` (node pad)")
+    assert "Pad mode" in said
+    assert said.endswith("Replace that operation in the network; or leave this target out")
+    assert "does not know non_zero" in refused(lambda x: x + (x > 0).nonzero().float().sum())
+
+
+def test_a_network_is_tried_once_for_targets_of_the_same_operations(monkeypatch):
+    tried = []
+    monkeypatch.setattr(coreml, "_trial", lambda graph, target: tried.append(target.name))
+    graph = graph_of(Net())
+    for target in (IOS18, load_target("mac"), IOS17, IOS17, SINGLE):
+        assert coreml.refuses_network(graph, target) is None
+    assert tried == ["iphone-ios18", "iphone-ios17", "iphone-ios18"]
+    coreml.refuses_network(graph_of(Net()), IOS18)
+    assert len(tried) == 4
+
+
+def test_all_targets_that_cannot_take_the_student_are_told_before_training():
+    from edgekd import stages
+
+    net = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular"), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    task = SimpleNamespace(name="plain", graphs=lambda student, splits: [graph_of(net)])
+    materials = SimpleNamespace(task=task, fresh_student=None, splits=None)
+    targets = [load_target(name) for name in ("onnxruntime-cpu", "iphone-ios18", "raspberry-pi-5", "mac")]
+    plan = SimpleNamespace(targets=targets)
+    with pytest.raises(BadInput) as error:
+        stages.check_graphs(plan, materials, targets)
+    lines = [line for line in str(error.value).splitlines() if line.startswith("target `")]
+    assert [line.partition(":")[0] for line in lines] == ["target `iphone-ios18`", "target `mac`"]
+    assert all("operation `pad`" in line for line in lines)
+    stages.check_graphs(plan, materials, targets[::2])
+
+
+def test_outputs_without_a_row_for_each_sample_are_refused(tmp_path):
+    largest = helper.make_node("ReduceMax", ["x"], ["y"], keepdims=0)
+    model = onnx.load(onnx_file(tmp_path, [largest]))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "model.onnx")
+    assert "output `y` has no batch axis" in coreml.refuses_graph(tmp_path / "model.onnx", IOS18)
+
+
 def test_an_unknown_release_is_bad_input(plain, tmp_path):
     target = dataclasses.replace(IOS17, options={"minimum_deployment_target": "iOS3"})
     with pytest.raises(BadInput, match=r"iOS3.*iOS17"):
@@ -389,7 +450,7 @@ def test_an_operation_that_coremltools_lacks_is_named(plain, tmp_path):
         def forward(self, x):
             return super().forward(torch.special.i0(x))
 
-    with pytest.raises(BadInput, match=r"graph `model`.*i0.*Replace that operation"):
+    with pytest.raises(BadInput, match=r"iphone-ios17/plain: .*graph `model`.*i0.*Replace that operation"):
         converted(Odd().eval(), plain[1], IOS17, tmp_path)
 
 

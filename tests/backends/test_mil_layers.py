@@ -124,6 +124,23 @@ def test_each_kind_of_layer_equals_torch(tmp_path, release):
     assert ("scaled_dot_product_attention" in kinds) == (release == "iOS18")
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_lstm_equals_torch(tmp_path, both):
+    """Every output, and the last states; of two layers, the second without biases."""
+    torch.manual_seed(0)
+    first = nn.LSTM(H, 5, batch_first=True, bidirectional=both)
+    second = nn.LSTM(10 if both else 5, 3, bidirectional=both, bias=False)
+    net = Does(lambda x, a, b: (b(a(x[:, 0])[0])[0], *a(x[:, 1])[1]), first, second).eval()
+    x = torch.randn(1, C, H, H)
+    graph = Graph("g", net, ("x",), ("y", "h", "c"), {"x": x})
+    program = mil.read(coreml_package.write(convert(graph, {}, "iOS17", half=False), tmp_path / "g.mlpackage"))
+    made = mil.run(program, {"x": x.numpy()})
+    with torch.no_grad():
+        expected = net(x)
+    for name, value in zip(("y", "h", "c"), expected, strict=True):
+        assert compare({"y": value.numpy()}, {"y": made[name]}).sqnr_db > 100, name
+
+
 def test_half_precision_is_rounded_after_each_operation(tmp_path):
     x = torch.linspace(0.1, 3, 64).reshape(1, 1, 8, 8)
     graph = Graph("g", Does(lambda x: (x * 1.001).exp() + 0.3), ("x",), ("y",), {"x": x})

@@ -158,7 +158,7 @@ def _value(told: Any, files: _Files) -> Constant:
     if dtype == "str":
         return Constant(str(values[0]) if shape == () else [str(v) for v in values], dtype)
     if kind != "bytes":
-        return Constant(_shaped(np.array(list(values), _LISTED[dtype]), shape), dtype)
+        return Constant(_shaped(np.array(list(values), (_LISTED | _IN_BYTES)[dtype]), shape), dtype)
     if dtype in _IN_BYTES:
         return Constant(_shaped(np.frombuffer(values, _IN_BYTES[dtype]), shape), dtype)
     bits = int(dtype.lstrip("uint"))

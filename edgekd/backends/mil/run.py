@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ...errors import BadInput
-from . import constants, elementwise, layers, reductions, shapes
+from . import constants, elementwise, layers, recurrent, reductions, shapes
 from .program import Constant, Operation, Program, Type
 from .values import Table
 
 OPERATIONS: Table = {
     **elementwise.OPERATIONS,
     **layers.OPERATIONS,
+    **recurrent.OPERATIONS,
     **reductions.OPERATIONS,
     **shapes.OPERATIONS,
     **constants.OPERATIONS,
