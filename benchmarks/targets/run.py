@@ -43,6 +43,8 @@ VARIANTS = {
     "int8": VariantRecipe(name="int8", method="ptq", weights={"bits": 8}, activations={"bits": 8}, calibration={"samples": 32, "batch_size": 8}),
     "w8a16": VariantRecipe(name="w8a16", method="ptq", weights={"bits": 8}, activations={"bits": 16}, calibration={"samples": 32, "batch_size": 8}),
 }  # fmt: skip
+ARGUMENTS = {"resnet18": {"zero_init_last": False}}
+"""Else the residual branches of a network that was never trained are all zero."""
 SIDE, GOLDEN = 224, 2
 GATE = Gate(min_variant_sqnr_db=5.0, min_sqnr_db=20.0)
 """Wider than a recipe's for int8: networks that were never trained are loud in their last bits."""
@@ -82,7 +84,7 @@ class Network:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         made = models.load(
-            Model(model=f"timm:{name}"), role="student", num_classes=1000, image_shape=(SIDE, SIDE, 3), shared=None, seed=0,
+            Model(model=f"timm:{name}", arguments=ARGUMENTS.get(name, {})), role="student", num_classes=1000, image_shape=(SIDE, SIDE, 3), shared=None, seed=0,
             need_weights=False,
         )  # fmt: skip
         self.pictures = pictures(40)

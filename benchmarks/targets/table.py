@@ -26,7 +26,8 @@ def write(told: Mapping[str, Any]) -> str:
                 _said(cells.get(f"{network}/{target}/{variant}"), reasons, f"{target}, {network}, {variant}")
                 for network in networks
             ]
-            lines.append(f"| {target} | {' | '.join(row)} |")
+            if any(row):
+                lines.append(f"| {target} | {' | '.join(row)} |")
         lines.append("")
     for number, (reason, where) in enumerate(reasons.items(), 1):
         lines.append(f"[{number}] {reason} ({len(where)} cells)  ")
