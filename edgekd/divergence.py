@@ -78,7 +78,7 @@ def torch_tensors(graph: Graph, inputs: Arrays, opset: int = 20) -> tuple[dict[s
 
 
 def file_tensors(file: Path, inputs: Arrays) -> dict[str, np.ndarray]:
-    """Run an ONNX file in exact arithmetic; return every floating-point tensor in it, by name."""
+    """Run an ONNX file in exact arithmetic; return every floating-point tensor in it, by name, as float32."""
     import onnx
     import onnxruntime as ort
 
@@ -96,7 +96,8 @@ def file_tensors(file: Path, inputs: Arrays) -> dict[str, np.ndarray]:
     names = [value.name for value in session.get_outputs()]
     wanted = {value.name for value in session.get_inputs()}
     made = session.run(names, {name: values for name, values in inputs.items() if name in wanted})
-    return {name: values for name, values in zip(names, made, strict=True) if getattr(values, "dtype", None) == np.float32}
+    kinds = (np.float16, np.float32)
+    return {n: v.astype(np.float32) for n, v in zip(names, made, strict=True) if getattr(v, "dtype", None) in kinds}
 
 
 def first(
@@ -140,11 +141,13 @@ def first_of(
     *,
     max_error: float | None = None,
     min_sqnr_db: float | None = None,
+    model: onnx.ModelProto | None = None,
 ) -> Divergence | None:
     """Return the first tensor of `made`, in its order, that departs from the reference's of that name; see `first`.
 
-    modules: name of the node that makes a tensor -> its modules. For runtimes whose files are not ONNX.
+    modules: name of the node that makes a tensor -> its modules. model: the file, where a runtime's file is ONNX.
     """
+    nodes = {name: node for node in (model.graph.node if model else ()) for name in node.output}
     for name, values in made.items():
         if name not in reference or reference[name].shape != values.shape:
             continue
@@ -152,8 +155,10 @@ def first_of(
         far = max_error is not None and not apart.relative <= max_error
         if far or (min_sqnr_db is not None and not apart.sqnr_db >= min_sqnr_db):
             told = apart.record()
-            module = next(iter(modules.get(name, [])), None)
-            return Divergence(module, name, "", name, told["relative"], told["sqnr_db"], told["reason"])
+            module, node, kind = next(iter(modules.get(name, [])), None), name, ""
+            if model is not None and name in nodes:
+                module, node, kind = _module(nodes[name], model, modules), nodes[name].name, nodes[name].op_type
+            return Divergence(module, node, kind, name, told["relative"], told["sqnr_db"], told["reason"])
     return None
 
 

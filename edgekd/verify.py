@@ -260,7 +260,9 @@ def _over_error(sqnr_db: float) -> str:
 
 
 def _first_divergence(asked: Question, parity: Mapping[str, Parity]) -> divergence.Divergence | None:
-    """Find the layer: torch against the file, or for a quantized variant the stage before it (its file, then its source)."""
+    """Find the layer: torch against the file, or for a quantized variant the stage before it (its file; where that is wrong itself,
+    its source).
+    """
     try:
         return _search(asked, parity)
     except Exception:  # the files are known to be wrong, and may be so in any way: a hint must not hide the verdict
@@ -275,7 +277,7 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
     modules = modules_of(source) if source else {}
     file, own = asked.artifact.graphs[name], asked.variant.graphs[name]
     graph = next((g for g in asked.graphs if g.name == name), None)
-    if found := _elsewhere(asked, file, own, inputs, graph):
+    if found := _elsewhere(asked, file, own, inputs, graph, modules):
         return found
     if file.suffix != ".onnx":
         return None
@@ -287,8 +289,8 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
         return divergence.first(tensors, file, inputs, known, max_error=asked.gate.max_error)
     if "file" in parity and not parity["file"].relative <= asked.gate.max_error:
         return divergence.first(divergence.file_tensors(own, inputs), file, inputs, modules, max_error=asked.gate.max_error)
-    if source is None:
-        return None
+    if source is None or "variant" not in parity or parity["variant"].sqnr_db >= asked.gate.min_variant_sqnr_db:
+        return None  # quantized as it should be: what departs from the source there is not what is wrong
     if graph is not None:
         tensors, fresh = divergence.torch_tensors(graph, inputs)
         if found := divergence.first(tensors, source, inputs, {**modules, **fresh}, max_error=asked.gate.max_error):
@@ -297,16 +299,21 @@ def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Diverge
     return divergence.first(tensors, own, inputs, modules, min_sqnr_db=asked.gate.min_variant_sqnr_db)
 
 
-def _elsewhere(asked: Question, file: Path, own: Path, inputs: Arrays, graph: Graph | None) -> divergence.Divergence | None:
+def _elsewhere(
+    asked: Question, file: Path, own: Path, inputs: Arrays, graph: Graph | None, modules: Mapping[str, list[str]]
+) -> divergence.Divergence | None:
     """Look into a runtime that gives its intermediate values; each is compared with torch's of that name, or the variant's file's."""
+    import onnx
+
     made = tensors_of(asked.target.backend, file, asked.target, inputs)
     if not made:
         return None
-    reference, modules = divergence.file_tensors(own, inputs), modules_of(own)
+    model = onnx.load(str(file), load_external_data=False) if file.suffix == ".onnx" else None
+    reference, modules = divergence.file_tensors(own, inputs), modules_of(own) or modules
     if asked.variant.reference == "torch" and graph is not None:
         reference, modules = divergence.torch_tensors(graph, inputs)
     max_error, min_sqnr_db = asked.gate.tolerance(asked.variant.reference == "torch", asked.target.precision)
-    return divergence.first_of(reference, made, modules, max_error=max_error, min_sqnr_db=min_sqnr_db)
+    return divergence.first_of(reference, made, modules, max_error=max_error, min_sqnr_db=min_sqnr_db, model=model)
 
 
 def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, folder: Path) -> None:
