@@ -148,17 +148,10 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
         raise Missing(reason)
     made = {}
     for graph in graphs():
-        try:
-            weights, folded = _weights(variant.graphs[graph.name], target)
-            made[graph.name] = coreml_package.write(
-                _program(graph, weights, target, folded), folder / f"{graph.name}.mlpackage"
-            )
-            if lost := _lost(made[graph.name], weights):
-                raise BadInput(
-                    f"graph `{graph.name}`: coremltools changed the stored weight `{lost}`; name its layer in `keep`"
-                )
-        except BadInput as error:
-            raise BadInput(f"{target.name}/{variant.name}: {error}") from None
+        weights, folded = _weights(variant.graphs[graph.name], target)
+        made[graph.name] = coreml_package.write(_program(graph, weights, target, folded), folder / f"{graph.name}.mlpackage")
+        if lost := _lost(made[graph.name], weights):
+            raise BadInput(f"graph `{graph.name}`: coremltools changed the stored weight `{lost}`; name its layer in `keep`")
     return made
 
 

@@ -74,7 +74,10 @@ def make(
     if reason := backend.refuses(variant.scheme, target):
         raise BadInput(f"{target.name}/{variant.name}: {reason}")
     folder.mkdir(parents=True, exist_ok=True)
-    made = backend.convert(variant, target, folder, graphs)
+    try:
+        made = backend.convert(variant, target, folder, graphs)
+    except BadInput as error:
+        raise BadInput(f"{target.name}/{variant.name}: {error}") from None
     arrays: dict[str, np.ndarray] = {}
     for name, inputs in golden.items():
         arrays |= {f"{name}/in/{key}": value for key, value in inputs.items()}

@@ -244,3 +244,13 @@ def test_check_without_the_runtime_says_how_to_get_it(ship):
     ran = check(ship("fp32").folder, blocked={"onnxruntime"})
     assert ran.returncode == 4
     assert "pip install numpy onnxruntime" in ran.stderr
+
+
+def test_what_a_backend_cannot_convert_is_named(trained, tmp_path, monkeypatch):
+    def fail(*given):
+        raise BadInput("the runtime lacks Foo")
+
+    variant = make(VariantRecipe(name="fp32", method="none"), trained.job, tmp_path / "v")
+    monkeypatch.setattr("edgekd.backends.onnxruntime.convert", fail)
+    with pytest.raises(BadInput, match="^onnxruntime-cpu/fp32: the runtime lacks Foo$"):
+        artifacts.make(variant, trained.target, tmp_path / "a", golden={}, reference=fail, gate=Gate())
