@@ -252,5 +252,5 @@ def test_what_a_backend_cannot_convert_is_named(trained, tmp_path, monkeypatch):
 
     variant = make(VariantRecipe(name="fp32", method="none"), trained.job, tmp_path / "v")
     monkeypatch.setattr("edgekd.backends.onnxruntime.convert", fail)
-    with pytest.raises(BadInput, match="^onnxruntime-cpu/fp32: the runtime lacks Foo$"):
+    with pytest.raises(BadInput, match=r"^onnxruntime-cpu/fp32: the runtime lacks Foo$"):
         artifacts.make(variant, trained.target, tmp_path / "a", golden={}, reference=fail, gate=Gate())
