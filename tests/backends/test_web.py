@@ -243,6 +243,13 @@ def test_a_page_whose_runtime_does_not_load_says_so(tmp_path, monkeypatch):
         web.load(model(tmp_path / "m.onnx"), BROWSER)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_browser_stays():
+    """Other tests count the processes that we have started."""
+    yield
+    web.close_browsers()
+
+
 def processes(profile: Path) -> list[int]:
     """Return the processes that were started with a profile."""
     found = []
@@ -279,9 +286,10 @@ def test_chromium_killed_midway_is_told_and_leaves_nothing(tmp_path):
 
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from edgekd.backends import web
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 session = web.load(Path(sys.argv[1]))
 print(web._open["wasm", 0].chromium.profile, flush=True)
 time.sleep(60)
