@@ -27,3 +27,8 @@ class Missing(EdgekdError):
 
 class Diverged(BadInput):
     """Training met a NaN or infinite loss; says at which epoch and step, and what to change."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

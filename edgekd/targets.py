@@ -101,6 +101,12 @@ class Target:
             return None if host.vnni() else f"this CPU ({host.cpu_model()}) has no VNNI, so int8 sums saturate at 16 bits"
         return None if self.vnni else f"x86 without VNNI ({self.name}) saturates int8 sums at 16 bits"
 
+    def lacks(self, label: str) -> str | None:
+        """Say that a scheme is not among those that it stores; None when it is."""
+        if covers(self.stores, label):
+            return None
+        return f"{self.title} cannot store {label}: it stores {', '.join(self.stores)}. Change the variant's bits or the target"
+
     def elsewhere(self) -> str | None:
         """Say why this machine is not the device, for the clock above all; None when it can be."""
         if self.device != "local":

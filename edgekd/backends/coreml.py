@@ -12,7 +12,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..errors import BadInput, Missing
-from ..targets import covers
 from . import Means, installed
 from .coreml_session import Interpreted, OnMac, handed, sample_of
 from .fixed import unfit
@@ -64,9 +63,8 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
             f"{target.title} cannot store {scheme.label}: groups of {weights.group} weights of the flattened tensor cut across "
             "channels, and Core ML's blocks do not; use granularity `channel` or `tensor`"
         )
-    if not covers(target.stores, scheme.label):
-        stored = ", ".join(target.stores)
-        return f"{target.title} cannot store {scheme.label}: it stores {stored}. Change the variant's bits or the target"
+    if reason := target.lacks(scheme.label):
+        return reason
     whole_bytes = weights is not None and weights.kind == "uniform" and not scheme.mixed and weights.bits == 8
     if weights and _ios(target) < 18 and weights.granularity == "channel" and not whole_bytes:
         return (

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import host
-from ..errors import BadInput, Missing
-from ..targets import covers
+from ..errors import BadInput, Missing, first_line
 from . import Means, installed
 
 if TYPE_CHECKING:
@@ -67,9 +66,7 @@ def executes(target: Target) -> Means:
 
 def refuses(scheme: Scheme, target: Target) -> str | None:
     """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
-    if covers(target.stores, scheme.label):
-        return None
-    return f"{target.title} cannot store {scheme.label}: it stores {', '.join(target.stores)}. Change the variant's bits or the target"
+    return target.lacks(scheme.label)
 
 
 def refuses_graph(file: Path, target: Target) -> str | None:
@@ -110,7 +107,7 @@ def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{file}: cannot be read as ONNX ({reason})") from None
     weights = {tensor.name for tensor in graph.initializer}
 
@@ -177,5 +174,5 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     try:
         return OnnxRuntimeSession(ort.InferenceSession(str(file), options, providers=[_PROVIDER]))
     except Exception as error:  # the binding's exceptions share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{file}: ONNX Runtime cannot load it: {reason}") from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import host
-from ..errors import BadInput, Missing
+from ..errors import BadInput, Missing, first_line
 from . import Means, onnxruntime, ort_file
 
 if TYPE_CHECKING:
@@ -147,5 +147,5 @@ def _open(file: Path, threads: int | None) -> Any:
     try:
         return ort.InferenceSession(str(file), options, providers=[_PROVIDER])
     except Exception as error:  # the binding's exceptions share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{file}: ONNX Runtime cannot load it: {reason}") from None

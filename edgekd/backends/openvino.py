@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import BadInput, Missing
-from ..targets import covers
 from . import Means, installed
 from .fixed import fix_batch, one_by_one, unfit
 
@@ -87,9 +86,7 @@ def executes(target: Target) -> Means:
 
 def refuses(scheme: Scheme, target: Target) -> str | None:
     """Say why this scheme cannot be stored for this target, and what to change; None when it can."""
-    if covers(target.stores, scheme.label):
-        return None
-    return f"{target.title} cannot store {scheme.label}: it stores {', '.join(target.stores)}. Change the variant's bits or the target"
+    return target.lacks(scheme.label)
 
 
 def refuses_graph(file: Path, target: Target) -> str | None:

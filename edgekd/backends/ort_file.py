@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, first_line
 
 _IDENTIFIER = b"ORTM"
 
@@ -32,7 +32,7 @@ def write(source: Path, file: Path) -> None:
     try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["NchwcTransformer"])
     except Exception as error:  # the binding's exceptions share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{source}: ONNX Runtime cannot write it as .ort: {reason}") from None
     file.write_bytes(canonical(file.read_bytes()))
 

@@ -81,7 +81,7 @@ def refuses(scheme: Scheme, target: Target) -> str | None:
             f"{target.title} stores no {scheme.label}: HTP's compiler expands weights that are quantized alone to float16, so the "
             "file would be as large as fp32's; quantize activations too (bits 8 or 16, method ptq)"
         )
-    return f"{target.title} cannot store {scheme.label}: it stores {', '.join(target.stores)}. Change the variant's bits or the target"
+    return target.lacks(scheme.label)
 
 
 def refuses_graph(file: Path, target: Target) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, first_line
 
 SOCS = {
     36: ("SM8450", 69),  # Snapdragon 8 Gen 1
@@ -69,7 +69,7 @@ def inspect(file: Path) -> Context:
     try:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as error:  # protobuf raises its own types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{file}: cannot be read as ONNX ({reason})") from None
     made_for = []
     for node in model.graph.node:

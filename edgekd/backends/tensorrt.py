@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BadInput, Missing
+from ..errors import BadInput, Missing, first_line
 from ..targets import covers
 from . import Means, onnxruntime
 from .fixed import fix_batch, one_by_one, unfit
@@ -181,7 +181,7 @@ def wrong(file: Path, target: Target) -> list[str]:
     try:
         model = onnx.load(str(file))
     except Exception as error:  # protobuf raises its own types
-        return [f"{file.name}: cannot be read as ONNX ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"]
+        return [f"{file.name}: cannot be read as ONNX ({first_line(error)})"]
     found = tensorrt_rules.broken(model, target.opset)
     if target.static and (axes := _dynamic(model)):
         found.append(f"input `{axes[0]}` has a dynamic axis, and {target.title} takes fixed shapes alone")

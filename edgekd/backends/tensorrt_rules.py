@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import first_line
 from .half import LARGEST
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _header(file: _File, opset: int) -> Iterator[str]:
     try:
         onnx.checker.check_model(file.model, full_check=True)
     except Exception as error:  # protobuf and the checker raise types of their own
-        yield f"the file is no valid ONNX: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        yield f"the file is no valid ONNX: {first_line(error)}"
     for value in file.model.graph.input:
         if value.type.tensor_type.elem_type == TensorProto.UINT8:
             for node in file.takers.get(value.name, []):

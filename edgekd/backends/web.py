@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import BadInput, Missing
+from ..errors import BadInput, Missing, first_line
 from ..export.check_parts import onnxruntime_web as pages
 from . import Means, chromium, onnxruntime
 
@@ -114,7 +114,7 @@ class WebSession:
         try:
             _, outputs = self._browser.ask({"do": "run", "session": self._number}, given)
         except RuntimeError as error:
-            raise BadInput(f"{self._file}: ONNX Runtime Web cannot run it: {_first_line(error)}") from None
+            raise BadInput(f"{self._file}: ONNX Runtime Web cannot run it: {first_line(error)}") from None
         return outputs
 
 
@@ -131,7 +131,7 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     try:
         loaded, _ = browser.ask({"do": "load", **pages.publish(browser.page, file)})
     except RuntimeError as error:
-        raise BadInput(f"{file}: ONNX Runtime Web cannot load it: {_first_line(error)}") from None
+        raise BadInput(f"{file}: ONNX Runtime Web cannot load it: {first_line(error)}") from None
     if provider == "webgpu" and not loaded["providers"]:
         raise BadInput(f"{file}: onnxruntime-web did not say which provider took which nodes; use version {VERSION}")
     return WebSession(browser, file, loaded)
@@ -155,7 +155,7 @@ class Browser:
             facts = self.page.wait(self.chromium.alive, patience=120)
         except RuntimeError as error:
             self.close()
-            raise Missing(f"the page for {provider} does not run in Chromium here: {_first_line(error)}") from None
+            raise Missing(f"the page for {provider} does not run in Chromium here: {first_line(error)}") from None
         except BaseException:
             self.close()
             raise
@@ -245,7 +245,3 @@ def _page(provider: str) -> str:
     html = PAGE.read_text(encoding="utf-8")
     assert 'data-provider="wasm"' in html
     return html.replace('data-provider="wasm"', f'data-provider="{provider}"')
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

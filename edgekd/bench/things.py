@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadInput
+from ..errors import BadInput, first_line
 from ..targets import target_names
 
 
@@ -84,7 +84,7 @@ def facts(file: Path) -> GraphFacts:
     try:
         graph = onnx.load(str(file), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own types
-        raise BadInput(f"{file}: cannot be read as ONNX ({_first_line(error)}); is it whole?") from None
+        raise BadInput(f"{file}: cannot be read as ONNX ({first_line(error)}); is it whole?") from None
     weights = {tensor.name for tensor in graph.initializer}
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     kinds = [node.op_type for node in graph.node]
@@ -101,10 +101,6 @@ def facts(file: Path) -> GraphFacts:
         and not integer
         and not {"QuantizeLinear", "DynamicQuantizeLinear"} & set(kinds),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _declared(value: Any) -> dict[str, Any]:

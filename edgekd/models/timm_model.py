@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import BadInput, Missing
+from ..errors import BadInput, Missing, first_line
 from ..hub_access import prefer_cache_when_unreachable
 from ..names import nearest
 from ..recipe import Preprocess
@@ -100,4 +100,4 @@ def _timm() -> Any:
 
 
 def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import BadInput, Missing
+from ..errors import BadInput, Missing, first_line
 from ..hub_access import prefer_cache_when_unreachable
 from ..recipe import Preprocess
 from .loaded import Made
@@ -132,4 +132,4 @@ def _transformers() -> Any:
 
 
 def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]

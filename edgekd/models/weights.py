@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import BadInput
+from ..errors import BadInput, first_line
 
 _WRAPPED_IN = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -137,4 +137,4 @@ def _listed(what: str, names: list[str]) -> str:
 
 
 def _first(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return first_line(error)[:160]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...backends.half import cast_first, to_half
-from ...errors import BadInput
+from ...errors import BadInput, first_line
 from ..keep import stem
 from ..nearest import sqnr_db
 from ..post_training import HEAVY, folded
@@ -69,7 +69,7 @@ def _recent(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(model, _HALF_PAIRS)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(
             f"{source}: TensorRT's int8 in 16-bit floats needs opset {_HALF_PAIRS}, and this file of opset {used} cannot be "
             f"converted ({reason}); export it with opset 20"
