@@ -50,6 +50,12 @@ class OnnxRuntimeSession:
         made = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
         return dict(zip(self._outputs, made, strict=True))
 
+    def bind(self, inputs: Arrays) -> Callable[[], list[np.ndarray]]:
+        """Return a call that runs these very arrays and returns the outputs in order: what the clock times, no names looked up."""
+        run, outputs = self._session.run, self._outputs
+        feeds = {name: inputs[name] for name in self._inputs}
+        return lambda: run(outputs, feeds)
+
 
 def missing() -> str | None:
     """Say what is not installed here and how to get it; None when all is here."""

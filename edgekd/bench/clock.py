@@ -10,19 +10,7 @@ from typing import Any
 
 import numpy as np
 
-DEFINITIONS = {
-    "load": "From the path of the file to a session that is ready. The runtime is imported and the file lies in the "
-    "system's cache already.",
-    "first call": "The first call after loading, inputs in memory: what the runtime puts off until it is needed is in it.",
-    "warm latency": "One call after warm-up: from input arrays in memory to output arrays in memory. Its median, with a "
-    "95 % interval; a percentile only where at least 5 calls lie beyond it. No call is dropped.",
-    "throughput": "Samples a second over all warm calls, one call after the other: calls x batch / their summed time.",
-    "peak memory": "The most memory that the process held at once (resident), and how much of it lies above the same "
-    "process with the runtime imported and no model loaded.",
-    "ratio": "Both files are timed in alternating blocks (A B B A), each in a process of its own. The ratio is the median "
-    "over pairs of neighbouring blocks, with a 95 % interval over the pairs. Below 2 % it is not called a difference.",
-}
-"""What every number means, in print: the report, the README and --help say the same."""
+from .definitions import DEFINITIONS as DEFINITIONS
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -32,15 +20,26 @@ def seconds_of(call: Callable[[], Any]) -> float:
     return (time.perf_counter_ns() - start) / 1e9
 
 
-def time_calls(call: Callable[[], Any], count: int) -> np.ndarray:
-    """Call `count` times; return each call's nanoseconds, int64, shape (count,)."""
+def time_calls(call: Callable[[], Any], count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Call `count` times; return each call's nanoseconds, int64 (count,), and its marks: name -> int64 (count,) or (count, k).
+
+    A call returns its marks, the nanoseconds of its named parts, {name: one or k of them}, the same names and k every time; or
+    None, and there are none. What two readings of the clock cost, some 0.1 us, is in each call's time
+    (benchmarks/clock_overhead); keeping the numbers is not.
+    """
     now = time.perf_counter_ns
-    samples = np.empty(count, dtype=np.int64)
-    for i in range(count):
+    samples: list[int] = []
+    told: list[dict[str, Any]] = []
+    keep, tell = samples.append, told.append
+    for _ in range(count):
         start = now()
-        call()
-        samples[i] = now() - start
-    return samples
+        marks = call()
+        end = now()
+        keep(end - start)
+        if marks is not None:
+            tell(marks)
+    names = told[0] if told else ()
+    return np.array(samples, np.int64), {name: np.array([marks[name] for marks in told], np.int64) for name in names}
 
 
 def warm_up(call: Callable[[], Any], seconds: float, count: int) -> np.ndarray:
@@ -71,7 +70,34 @@ def peak_memory() -> int | None:
                 return int(line.split()[1]) * 1024
         return None
     if sys.platform == "win32":
-        return None
+        return _peak_working_set()
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _peak_working_set() -> int | None:
+    """Return PeakWorkingSetSize of GetProcessMemoryInfo (psapi.h), Windows' name for the same; None where it refuses."""
+    import ctypes
+    from ctypes import wintypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = [
+            ("cb", wintypes.DWORD),
+            ("PageFaultCount", wintypes.DWORD),
+            ("PeakWorkingSetSize", ctypes.c_size_t),
+            ("WorkingSetSize", ctypes.c_size_t),
+            ("QuotaPeakPagedPoolUsage", ctypes.c_size_t),
+            ("QuotaPagedPoolUsage", ctypes.c_size_t),
+            ("QuotaPeakNonPagedPoolUsage", ctypes.c_size_t),
+            ("QuotaNonPagedPoolUsage", ctypes.c_size_t),
+            ("PagefileUsage", ctypes.c_size_t),
+            ("PeakPagefileUsage", ctypes.c_size_t),
+        ]
+
+    counters = Counters(cb=ctypes.sizeof(Counters))
+    kernel: Any = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+    kernel.GetCurrentProcess.restype = wintypes.HANDLE
+    ask = kernel.K32GetProcessMemoryInfo
+    ask.argtypes = [wintypes.HANDLE, ctypes.POINTER(Counters), wintypes.DWORD]
+    return counters.PeakWorkingSetSize if ask(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb) else None
