@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from . import charts
@@ -62,37 +63,48 @@ def pipeline(manifest: Manifest) -> dict[str, Any]:
 def environment(manifest: Manifest) -> dict[str, Any]:
     """Return the machine, the packages, and what surrounded each measurement."""
     host = manifest["host"]
-    cores = f"{host['cores']} usable" + (f", {host['physical_cores']} physical" if host.get("physical_cores") else "")
+    return {
+        "machine": machine(host),
+        "packages": sorted(host["packages"].items()),
+        "timing": [around(m) for m in manifest["measurements"]],
+    }
+
+
+def machine(host: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a machine is, from host.describe() there; what it does not tell is a dash."""
+    cores = f"{host['cores']} usable" if host.get("cores") else DASH
+    if host.get("physical_cores"):
+        cores += f", {host['physical_cores']} physical"
     vnni = {True: "yes", False: "no: int8 is slower here, and full-range int8 sums can saturate", None: "not known"}[
         host.get("vnni")
     ]
-    machine = [
-        ("processor", host["cpu"]),
+    return [
+        ("processor", host.get("cpu") or DASH),
         ("cores", cores),
-        ("instructions", ", ".join(host["flags"]) or DASH),
+        ("instructions", ", ".join(host.get("flags") or []) or DASH),
         ("VNNI or dot products", vnni),
         ("memory", size(host.get("memory_bytes"))),
         ("governor", host.get("governor") or DASH),
-        ("system", host["os"]),
-        ("Python", host["python"]),
+        ("system", host.get("os") or DASH),
+        ("Python", host.get("python") or DASH),
     ]
-    timing = []
-    for m in manifest["measurements"]:
-        e = m["environment"]
-        load = [f"{v:.2f}" for v in e.get("load_average", []) if v is not None]
-        hot = [f"{v:.0f}" for v in e.get("temperature_c", []) if v is not None]
-        timing.append(
-            {
-                "artifact": m["artifact"],
-                "batch": m["batch"],
-                "threads": m["threads"],
-                "providers": providers(m["providers"]),
-                "runtime": ", ".join(f"{k} {v}" for k, v in e["runtime"].items() if k != "numpy"),
-                "load": " to ".join(load) or DASH,
-                "temperature": f"{' to '.join(hot)} °C" if hot else DASH,
-                "warm_up": f"{number(m['warm_up']['count'])} calls, {duration(m['warm_up']['seconds'])}",
-                "blocks": f"{m['blocks']['count']} × {m['blocks']['calls']}",
-                "sha256": e["artifact_sha256"][:12],
-            }
-        )
-    return {"machine": machine, "packages": sorted(host["packages"].items()), "timing": timing}
+
+
+def around(measurement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what surrounded one measurement: threads, providers, versions, warm-up, blocks, load, temperature, file."""
+    m, e = measurement, measurement.get("environment") or {}
+    load = [f"{v:.2f}" for v in e.get("load_average") or [] if v is not None]
+    hot = [f"{v:.0f}" for v in e.get("temperature_c") or [] if v is not None]
+    warm_up, blocks = m.get("warm_up"), m.get("blocks")
+    return {
+        "artifact": m["artifact"],
+        "batch": m["batch"],
+        "threads": m.get("threads") or DASH,
+        "providers": providers(m.get("providers") or {}) or DASH,
+        "runtime": ", ".join(f"{k} {v}" for k, v in (e.get("runtime") or {}).items() if k != "numpy") or DASH,
+        "load": " to ".join(load) or DASH,
+        "temperature": f"{' to '.join(hot)} °C" if hot else DASH,
+        "warm_up": f"{number(warm_up['count'])} calls, {duration(warm_up['seconds'])}" if warm_up else DASH,
+        "blocks": f"{blocks['count']} × {blocks['calls']}" if blocks else DASH,
+        "sha256": (e.get("artifact_sha256") or DASH)[:12],
+    }

@@ -73,9 +73,32 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
+def throughput(value: float | None) -> str:
+    """Samples or tokens a second: 4,050, 3.21."""
+    return number(value) if value is None or value >= 10 else digits(value)
+
+
 def times(ratio: float) -> str:
     """A ratio: 1.31x, 12x."""
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def prefixed(value: float | None, unit: str, plain: bool = False) -> str:
+    """A quantity with its unit's prefix, three digits: 45.3 GFLOP/s, 12.0 mJ. plain: without trailing zeros."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    write = (lambda v: f"{v:.3g}") if plain else digits
+    for scale, prefix in ((1e-6, "µ"), (1e-3, "m"), (1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")):
+        if abs(value) < 999.5 * scale:
+            return f"{write(value / scale)}{THIN}{prefix}{unit}"
+    return f"{write(value / 1e15)}{THIN}P{unit}"
+
+
+def share(value: float | None) -> str:
+    """A part of a whole: 38 %, 0.42 %."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{100 * value:.0f}{THIN}%" if value >= 0.0995 or value == 0 else f"{digits(100 * value, 2)}{THIN}%"
 
 
 class Metric:

@@ -42,6 +42,16 @@ def sentence(words: str) -> str:
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
 
 
+def kind_of(comparison: Mapping[str, Any]) -> str:
+    """Read a comparison's verdict: the candidate is faster (good), slower (bad), no different (same), or nobody knows (unsure)."""
+    said = comparison.get("verdict") or ""
+    if "SLOWER" in said:
+        return "bad"
+    if "faster" in said:
+        return "good"
+    return "same" if "no difference" in said else "unsure"
+
+
 def of_the_model(path: str) -> bool:
     """Say whether a file of an artifact is the model itself, not what checks or builds it."""
     return not path.endswith((".npz", ".py", ".html", ".config"))
