@@ -41,7 +41,7 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
         "rows": rows,
         "shows": shows(rows),
         "chart": charts.distribution(ridges) if ridges else None,
-        "rooflines": [{"device": device if many_devices else None, **found} for device, found in drawn if found],
+        "rooflines": [{"title": device if many_devices else None, **found} for device, found in drawn if found],
         "absent": absent,
         "notes": _notes(manifest),
     }
