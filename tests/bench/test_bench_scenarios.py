@@ -71,24 +71,31 @@ def test_two_streams_of_sleepers_have_twice_the_throughput_of_one():
     assert len(one["nanoseconds"]) == 12
     assert len(two["nanoseconds"]) == 24
     assert one["marks"] == {}
-    assert throughput(one) == pytest.approx(100, rel=0.08)
-    assert throughput(two) / throughput(one) == pytest.approx(2, rel=0.06)
-    assert np.median(two["nanoseconds"]) / 1e6 == pytest.approx(10, abs=1)
+    assert throughput(one) == pytest.approx(1e9 / np.mean(one["nanoseconds"]), rel=0.05)
+    assert throughput(two) / throughput(one) == pytest.approx(2, rel=0.15)
+    assert 10 <= np.min(two["nanoseconds"]) / 1e6 < 13
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_ends_of_a_block_do_not_bias_its_throughput(count: int):
     """Streams of different speed, and a first call that is three times as long: none of it shows, even in short blocks."""
-    expected = 1 / 0.004 + 1 / 0.006
+    took: dict[float, list[float]] = {0.004: [], 0.006: []}  # really: a busy machine oversleeps
 
     def sleeper(seconds: float):
         left = iter([3 * seconds])
-        return lambda: time.sleep(next(left, seconds))
 
-    blocks = [scenarios.time_streams([sleeper(0.004), sleeper(0.006)], count) for _ in range(60 // count)]
+        def call() -> None:
+            start, asked = time.perf_counter(), next(left, seconds)
+            time.sleep(asked)
+            if asked == seconds:
+                took[seconds].append(time.perf_counter() - start)
+
+        return call
+
+    blocks = [scenarios.time_streams([sleeper(0.004), sleeper(0.006)], count) for _ in range(80 // count)]
     assert all(len(block["nanoseconds"]) == 2 * count for block in blocks)
     finished, seconds = sum(block["finished"] for block in blocks), sum(block["wall"] for block in blocks) / 1e9
-    assert finished / seconds == pytest.approx(expected, rel=0.1)
+    assert finished / seconds == pytest.approx(sum(1 / np.mean(one) for one in took.values()), rel=0.07)
 
 
 def test_no_stream_stops_before_the_block_closes():
@@ -103,8 +110,8 @@ def test_no_stream_stops_before_the_block_closes():
 
     block = scenarios.time_streams([sleeper("fast", 0.002), sleeper("slow", 0.02)], 10)
     closed = block["at"] + block["wall"]
-    assert calls["fast"][-1] > closed - 5e6
-    assert calls["slow"][-1] > closed - 25e6
+    assert calls["fast"][-1] > closed - 20e6
+    assert calls["slow"][-1] > closed - 40e6
     assert len(calls["fast"]) > len(calls["slow"])
     assert block["at"] >= calls["slow"][0] + 20e6, "it opens when the last has finished its first call"
 
@@ -149,8 +156,8 @@ def test_parts_of_a_chain_are_timed_within_the_whole():
     call = scenarios.chain(sessions, {"encoder": {"image": np.ones(2)}, "decoder": {"point": np.full(2, 5)}}, declared)
     whole, marks = clock.time_calls(call, 8)
     assert list(marks) == ["encoder", "decoder"]
-    assert np.median(marks["encoder"]) / 1e6 == pytest.approx(20, abs=2)
-    assert np.median(marks["decoder"]) / 1e6 == pytest.approx(5, abs=1.5)
+    assert 20 <= np.min(marks["encoder"]) / 1e6 < 24
+    assert 5 <= np.min(marks["decoder"]) / 1e6 < 8
     rest = whole - marks["encoder"] - marks["decoder"]
     assert rest.min() >= 0
     assert np.median(rest) < 100e3, "nanoseconds, for handing on"
