@@ -240,18 +240,23 @@ class _Scope:
         return total
 
     def _stored_as(self, name: str) -> dict[str, int]:
-        """Return constant -> bytes of what is read for a constant: what its DequantizeLinear takes, or else itself."""
-        open_ends, found = [name], dict[str, int]()
+        """Return constant -> bytes of what is read for a constant.
+
+        Where a DequantizeLinear is among what makes it: what that takes, and what else goes in. Otherwise the constant itself.
+        """
+        open_ends, found, expanded = [name], dict[str, int](), False
         while open_ends:
             one = open_ends.pop()
             maker = self.makers.get(one)
-            if maker is None:
-                continue
-            if maker.op_type == "DequantizeLinear":
+            quantized = maker is not None and maker.op_type == "DequantizeLinear"
+            expanded = expanded or quantized
+            if quantized and maker is not None:
                 found |= {source: self.size(source) for source in maker.input if source}
-                continue
-            open_ends += [source for source in maker.input if source]
-        return found or {name: self.size(name)}
+            elif maker is not None and maker.input:
+                open_ends += [source for source in maker.input if source]
+            elif self.types.get(one) not in _INDICES:
+                found[one] = self.size(one)
+        return found if expanded else {name: self.size(name)}
 
     def _integer(self, node: onnx.NodeProto, macs: int) -> bool:
         if not macs:

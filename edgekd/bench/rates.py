@@ -2,14 +2,15 @@
 
 python -m edgekd.bench.rates --threads 2          prints what `measure` returns, as JSON
 
-float32_flops          flop/s of NumPy's BLAS, a float32 matrix product of square matrices: the best of the sizes, of each
-                       size the median call. A multiply-accumulate is 2 flops.
+float32_flops          flop/s of NumPy's BLAS, a float32 matrix product of square matrices: the best of the sizes. A
+                       multiply-accumulate is 2 flops.
 runtime_float32_flops  the same product by ONNX Runtime where it is installed, the right matrix constant as weights are
 runtime_int8_ops       the same of 8-bit integers, by ONNX Runtime (MatMulInteger)
 bandwidth              [[bytes, bytes/s], ...]: threads that each read their own part of a working set over and over; only
                        bytes read count, as nothing else moves (a maximum of whole numbers, one result a pass)
 last_level_bytes       size of the last-level cache, None where the system does not tell
 
+A limit is what was reached, not what is usual: of warm calls the fastest counts, since others on the machine only slow them.
 Every thread count gets a process of its own, since a BLAS reads its number of threads when it is loaded.
 """
 
@@ -92,7 +93,7 @@ def measure_here(threads: int, seconds: float = 6.0) -> dict[str, Any]:
 
 
 def matrix_rate(seconds: float) -> tuple[float, int]:
-    """Return (flop/s, n): the best over SIZES of the median float32 product of n x n matrices, in about `seconds`."""
+    """Return (flop/s, n): the best float32 product of n x n matrices over SIZES, in about `seconds`."""
     best = (0.0, 0)
     random = np.random.default_rng(0)
     for n in SIZES:
@@ -101,7 +102,7 @@ def matrix_rate(seconds: float) -> tuple[float, int]:
             break
         a, b = (random.standard_normal((n, n)).astype(np.float32) for _ in "ab")
         out = np.empty((n, n), np.float32)
-        taken = _median(partial(np.matmul, a, b, out=out), seconds / len(SIZES))
+        taken = _fastest(partial(np.matmul, a, b, out=out), seconds / len(SIZES))
         best = max(best, (2 * n**3 / taken, n))
     return best
 
@@ -140,7 +141,7 @@ def _streams(passes: Any, parts: Sequence[np.ndarray], size: int, seconds: float
             break
         repeats *= 4
     repeats = max(1, int(repeats * seconds / rounds / taken))
-    taken = float(np.median([run(repeats) for _ in range(rounds)]))
+    taken = min(run(repeats) for _ in range(rounds))
     return repeats * words * 8 * len(parts) / taken
 
 
@@ -163,15 +164,15 @@ def _together(calls: Sequence[Callable[[], Any]]) -> float:
     return max(end for _, end in times) - min(began for began, _ in times)
 
 
-def _median(call: Callable[[], Any], seconds: float) -> float:
-    """Return the median seconds of a call, warm, of at least 5."""
+def _fastest(call: Callable[[], Any], seconds: float) -> float:
+    """Return the seconds of the fastest call, warm, of at least 5."""
     call()
     began, samples = time.perf_counter(), []  # type: float, list[float]
     while len(samples) < 5 or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         call()
         samples.append(time.perf_counter() - start)
-    return float(np.median(samples))
+    return min(samples)
 
 
 def _runtime_rates(threads: int, seconds: float, n: int = 1024) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def _runtime_rates(threads: int, seconds: float, n: int = 1024) -> dict[str, Any
             model = product_model(operator, left, right, made, weights)
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             given = {"a": np.abs(weights).astype(_DTYPES[left])}
-            taken = _median(partial(session.run, None, given), seconds / 3)
+            taken = _fastest(partial(session.run, None, given), seconds / 3)
         except Exception as error:  # the binding's exceptions share no base
             found["why"] = f"{operator}: {(str(error).splitlines() or [''])[0]}"
             continue

@@ -123,27 +123,24 @@ def _fix_inputs(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]], con
                 axis.dim_value = lengths[axis.dim_param]
 
 
-def _set_aside(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Leave of each large constant its type and shape alone; return them as they were: inference copies what is left."""
+def _set_aside(graph: onnx.GraphProto) -> set[str]:
+    """Leave of each large constant its type and shape alone, as inference copies what is there; return their names."""
     import onnx
 
-    large = {}
+    large = set()
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.ByteSize() <= _SMALL:
             continue
-        large[tensor.name] = whole = onnx.TensorProto()
-        whole.CopyFrom(tensor)
+        large.add(tensor.name)
+        name, kind, dims = tensor.name, tensor.data_type, list(tensor.dims)
         tensor.Clear()
-        tensor.name, tensor.data_type = whole.name, whole.data_type
-        tensor.dims.extend(whole.dims)
-        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.name, tensor.data_type, tensor.data_location = name, kind, onnx.TensorProto.EXTERNAL
+        tensor.dims.extend(dims)
         tensor.external_data.add(key="location", value="set aside")
     return large
 
 
-def _run(
-    model: onnx.ModelProto, large: Mapping[str, onnx.TensorProto], names: Sequence[str], file: Path
-) -> dict[str, tuple[Shape, int]]:
+def _run(model: onnx.ModelProto, large: set[str], names: Sequence[str], file: Path) -> dict[str, tuple[Shape, int]]:
     """Run the graph once on made inputs; return the shape and element type of the named tensors, nothing where it cannot run."""
     import onnx
 
@@ -153,9 +150,12 @@ def _run(
         return {}
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
+    stored = (
+        {tensor.name: tensor for tensor in onnx.load(str(file), load_external_data=False).graph.initializer} if large else {}
+    )
     for tensor in whole.graph.initializer:
         if tensor.name in large:
-            tensor.CopyFrom(large[tensor.name])
+            tensor.CopyFrom(stored[tensor.name])
     constants = {tensor.name for tensor in whole.graph.initializer}
     outputs = {value.name for value in whole.graph.output}
     whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
