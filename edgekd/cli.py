@@ -129,25 +129,113 @@ def verify(
     _finish(verbs.verify(run, settings or (), target or (), records or ()), as_json)
 
 
-@app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd bench runs/digits"))
+@app.command(
+    **_example(
+        "edgekd compress models/digits -o runs/digits",
+        "edgekd bench runs/digits",
+        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 runs/digits/targets/onnxruntime-cpu/fp32 -o runs/clock --device local",
+    )
+)
 def bench(
     things: Annotated[
-        list[str],
-        typer.Argument(metavar="THING...", help="A run folder, an artifact folder, or .onnx files; timed alternately."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="THING...",
+            help="A run folder, an artifact folder, a file (.onnx, .ort, .xml, .mlpackage, .engine), a folder of .onnx files "
+            "that belong together; or one suite (.yaml).",
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device", metavar="D", help="local, ssh://user@host[:port], browser, adb (see `edgekd devices`); may be repeated."
+        ),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="Time several things in alternation and say which is faster.")
+    ] = True,
+    batch: Annotated[list[int] | None, typer.Option("--batch", metavar="N", help="Batch size; may be repeated.")] = None,
+    streams: Annotated[
+        list[int] | None, typer.Option("--streams", metavar="K", help="Besides, K calls at once; may be repeated.")
+    ] = None,
+    sustained: Annotated[
+        float | None, typer.Option("--sustained", metavar="MINUTES", help="Besides, so long without a pause, for each thing.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where results go (default: runs/bench, runs/NAME-OF-SUITE)."),
+    ] = None,
     target: Targets = None,
     settings: Settings = None,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option("--import", metavar="FILE", help="What a kit wrote on a device that cannot be reached; may be repeated."),
+    ] = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            "--kit", metavar="FILE.pyz", help="Time nothing: write one file that times the things on any device with Python."
+        ),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure a suite's finished cells again.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure artifacts, alternately in one run, each in a process of its own.
+    """Measure: how fast is each file, and is one really faster than the other.
 
-    Load, first call and warm latency are different numbers. Load: from the file on disk to a session that can run. First
-    call: the first inference after it. Warm: every call after warm-up, inputs and outputs in memory. Throughput: samples a
-    second over the warm calls. Percentiles are printed only where the sample supports them.
+    Things are timed alternately (A B B A), each in a process of its own, until the 95 % interval of their ratio is narrow
+    (bench.interval), or bench.max_seconds are spent. The numbers:
+
+    load: from the file's path to a session that is ready. first call: the call after loading. warm latency: a call after
+    warm-up, arrays in memory to arrays in memory; its median. sustained latency: the same, minutes without a pause.
+    throughput: samples a second, calls one after the other, or K streams at once. For models of several graphs: each part, and
+    the whole. For models that generate: TTFT, from the prompt's token ids in memory to the first new token id; time per output
+    token, between successive ids after it; tokens per second, of those; prefill rate, prompt tokens over TTFT. Tokenization is
+    never inside, choosing the likeliest token always.
+
+    A percentile is given only where the sample supports it; no call is dropped; raw samples are kept beside the report.
     """
+    import shlex
+
     from . import tables, verbs
 
-    _show(verbs.bench(things, settings or (), target or ()), as_json, tables.bench)
+    asked = [
+        *(settings or ()),
+        *([f"bench.batch_sizes={batch}"] if batch else []),
+        *([f"bench.streams={streams}"] if streams else []),
+        *([f"bench.sustained_minutes={sustained}"] if sustained is not None else []),
+    ]
+    if kit is not None:
+        _show(verbs.bench_kit(things or (), kit, asked, target or ()), as_json, tables.kit)
+        return
+    command = shlex.join(["edgekd", *sys.argv[1:]])
+    found = verbs.bench(
+        things or (),
+        asked,
+        target or (),
+        device or (),
+        out,
+        compare=compare,
+        fresh=fresh,
+        command=command,
+        records=records or (),
+    )
+    _show(found, as_json, tables.bench)
+
+
+@app.command(**_example("edgekd devices"))
+def devices(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(metavar="[DEVICE...]", help="Such as ssh://pi@raspberrypi; without: all found here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the devices that things can be timed on, and try to reach them."""
+    from . import tables, verbs
+
+    found = verbs.devices(addresses or ())
+    _show(found, as_json, tables.devices)
+    if any(not one["reached"] for one in found if one["address"] in (addresses or ())):
+        raise typer.Exit(4)
 
 
 @app.command(**_example("edgekd compress models/digits -o runs/digits", "edgekd report runs/digits"))

@@ -478,9 +478,28 @@ class Bench(Strict):
 
     min_seconds: float = Field(1.0, gt=0, description="of warm calls, for each artifact")
     min_count: int = Field(40, ge=5, description="warm calls, for each artifact")
+    interval: float | None = Field(
+        0.04,
+        gt=0,
+        description="goes on until the 95 % intervals of all ratios (alone: of the median) are no wider; null: not asked",
+    )
     max_seconds: float = Field(20.0, gt=0, description="hard limit for each artifact")
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1, description="of the timed calls")
     threads: int | None = Field(None, ge=1, le=1024, description="of the runtime; every core when absent")
+    streams: tuple[Annotated[int, Field(ge=2, le=256)], ...] = Field(
+        (), description="timed besides: so many calls at once, the threads split between them"
+    )
+    sustained_minutes: float = Field(
+        0, ge=0, le=24 * 60, description="timed besides: so long without a pause, for each artifact"
+    )
+    prompt_tokens: int = Field(64, ge=1, description="of the prompt, for models that generate")
+    new_tokens: int = Field(32, ge=2, description="generated in a call, for models that generate")
+    roofline: bool = Field(
+        True, description="measure once what the machine can do (about 10 s), and say how near each artifact comes"
+    )
+    devices: dict[str, str] = Field(
+        {}, description="target -> address of its device, such as ssh://pi@raspberrypi; else this machine"
+    )
 
 
 class Recipe(Strict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, JustifyMethod
@@ -146,21 +147,84 @@ def artifacts(manifest: dict[str, Any]) -> Table:
 
 
 def bench(found: dict[str, Any]) -> Group:
-    """Medians, and below them the verdicts in words."""
-    made = _table("artifact", "batch", "load", "first", "warm median", "per second", "memory")
-    for m in found["measurements"]:
-        warm = m["warm"]
-        made.add_row(
-            m["artifact"],
-            str(m["batch"]),
-            duration(m["load_s"]),
-            duration(m["first_call_s"]),
-            duration(warm["median_s"]),
-            f"{m['throughput_per_s']:.0f}",
-            size(m.get("peak_memory_bytes")),
+    """Medians, and below them the verdicts in words, what was not timed and why, and where the report is."""
+    measured = found["measurements"]
+    devices = list(dict.fromkeys(m["device"] for m in measured))
+    rows = []
+    for m in measured:
+        warm, generated = m["warm"], m.get("generation")
+        rows.append(
+            {
+                "artifact": escape(m["artifact"]),
+                "device": escape(m["device"]),
+                "how": _how(m),
+                "load": duration(m["load_s"]),
+                "first": duration(m["first_call_s"]),
+                "median": duration(warm["median_s"]),
+                "95 %": f"{duration(warm['median_low_s'])}-{duration(warm['median_high_s'])}",
+                "per second": f"{m['throughput_per_s']:.4g}",
+                "memory": size(m.get("peak_memory_bytes")),
+                **({"TTFT": duration(generated["ttft"]["median_s"])} if generated else {}),
+                **({"tokens/s": f"{generated['tokens_per_s']:.1f}"} if generated else {}),
+            }
         )
-    said = [c["verdict"] + (f": {c['why']}" if c.get("why") else "") for c in found["comparisons"]]
-    return Group(made, *said)
+    parts: list[Any] = []
+    for keys in dict.fromkeys(tuple(row) for row in rows):
+        alike = [row for row in rows if tuple(row) == keys]
+        hidden = {"device"} if len(devices) < 2 else set()
+        hidden |= {"how"} if len({row["how"] for row in rows}) < 2 else set()
+        shown = [{key: value for key, value in row.items() if key not in hidden} for row in alike]
+        parts.append(Fitting(shown, ("memory", "first", "load", "95 %", "per second"), ("artifact", "device", "how")))
+    for c in found["comparisons"]:
+        where = f"{c['device']}: " if len(devices) > 1 else ""
+        how = f" ({_how(c)})" if c.get("streams") or c["batch"] > 1 else ""
+        parts.append(Text(where + c["verdict"] + how + (f": {c['why']}" if c.get("why") else "")))
+    for m in measured:
+        for told in (m.get("sustained"), m.get("drift")):
+            if told:
+                parts.append(Text(f"{m['artifact']}, {m['device']}: {told['said']}"))
+    notes = dict.fromkeys(f"{m['device']}: {note}" for m in measured for note in m["environment"].get("notes", []))
+    parts += [Text(note, "yellow") for note in notes]
+    for one in found.get("skipped", ()):
+        what = one["artifact"] or "nothing"
+        parts.append(Text(f"not timed: {what} on {one['device']}: {one['reason']}", "yellow"))
+    if folder := found.get("folder"):
+        parts.append(Text(f"report: {folder}/report.html"))
+    return Group(*parts)
+
+
+def _how(m: Mapping[str, Any]) -> str:
+    """Say batch, streams and scenario, as far as they are not the usual ones."""
+    said = [f"batch {m['batch']}"]
+    said += [f"{m['streams']} streams"] if m.get("streams") else []
+    said += [m["scenario"]] if m.get("scenario") in ("sustained", "generation", "chain") else []
+    return ", ".join(said)
+
+
+def devices(found: list[dict[str, Any]]) -> Group:
+    """The devices, whether each could be reached, and what it is."""
+    rows = []
+    for one in found:
+        host, runtimes = one.get("host") or {}, one.get("runtimes") or {}
+        rows.append(
+            {
+                "device": escape(one["address"]),
+                "reached": "[green]yes[/]" if one["reached"] else "[yellow]no[/]",
+                "what": escape(one.get("title") or DASH),
+                "cores": str(host.get("cores") or DASH),
+                "runtimes": escape(", ".join(f"{name} {version}" for name, version in runtimes.items() if version) or DASH),
+            }
+        )
+    said = [Text(f"{one['address']}: {one['why']}", "yellow") for one in found if not one["reached"]]
+    return Group(Fitting(rows, ("cores", "runtimes"), ("device", "reached", "what", "runtimes")), *said)
+
+
+def kit(made: dict[str, Any]) -> Text:
+    """What was written, and what to do with it."""
+    return Text(
+        f"{made['kit']}: times {', '.join(made['things'])}. On the device, with {', '.join(made['needs'])} installed:\n"
+        f"  python3 {Path(made['kit']).name} -o result.json\nthen here:\n  edgekd bench --import result.json"
+    )
 
 
 def targets(found: list[dict[str, Any]]) -> Group:

@@ -85,16 +85,51 @@ def verify(
     return pipeline.run(_plan_of_run(run, settings, targets), first="verify", last="verify")
 
 
-def bench(things: Sequence[str | Path], settings: Settings = (), targets: Sequence[str] = ()) -> dict[str, Any]:
-    """Measure a run folder's artifacts, or any artifact folders and .onnx files, alternately in one run."""
-    paths = [Path(thing) for thing in things]
-    if len(paths) == 1 and (paths[0] / "manifest.json").is_file():
-        return pipeline.run(_plan_of_run(paths[0], settings, targets), first="bench", last="bench")
-    from .bench import measure_paths
+def bench(
+    things: Sequence[str | Path],
+    settings: Settings = (),
+    targets: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    out: str | Path | None = None,
+    compare: bool = True,
+    fresh: bool = False,
+    command: str = "",
+    records: Sequence[str | Path] = (),
+) -> dict[str, Any]:
+    """Measure a run folder's artifacts, any artifact folders and files side by side, or a suite of them.
 
-    if targets:
-        raise BadInput("--target goes with a run folder; artifact folders and .onnx files are what they are")
-    return measure_paths(paths, settings)
+    One run folder without devices: as a stage of the run, into its manifest. Else into `out`, on each of the devices in turn.
+    A suite (.yaml) goes on from where it was stopped, unless fresh. records: what kits wrote on devices, to be put beside what is
+    measured now (if anything is).
+    """
+    paths = [Path(thing) for thing in things]
+    if len(paths) == 1 and not (devices or out or records) and (paths[0] / "manifest.json").is_file():
+        return pipeline.run(_plan_of_run(paths[0], settings, targets), first="bench", last="bench")
+    from .bench import measure_paths, measure_suite
+
+    if not paths and not records:
+        raise BadInput("nothing to time: give a run folder, artifact folders or files, a suite (.yaml), or --import")
+    if any(path.suffix in (".yaml", ".yml") for path in paths):
+        if len(paths) > 1 or settings or targets or devices:
+            raise BadInput(f"{paths[0]}: a suite says itself what is timed, where and how: give it alone (and -o)")
+        return measure_suite(paths[0], Path(out or f"runs/{paths[0].stem}"), fresh, command)
+    return measure_paths(paths, settings, Path(out or "runs/bench"), devices, targets, compare, command, records)
+
+
+def bench_kit(
+    things: Sequence[str | Path], file: str | Path, settings: Settings = (), targets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write one file that times things on any device with Python; return {"kit", "things", "needs"}."""
+    from .bench import stage
+
+    return stage.write_kit([Path(thing) for thing in things], Path(file), settings, targets)
+
+
+def devices(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Try devices (none given: those that are found from here); return address, title, reached, why, what each is."""
+    from .devices import found
+
+    return found.probe(addresses)
 
 
 def report(run: str | Path) -> Path:

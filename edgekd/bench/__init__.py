@@ -8,8 +8,8 @@
 """
 
 from .clock import DEFINITIONS
-from .local import measure
-from .stage import fill, measure_paths
+from .measure import measure
+from .stage import fill, measure_paths, measure_suite
 from .things import Thing, thing_from
 
-__all__ = ["DEFINITIONS", "Thing", "fill", "measure", "measure_paths", "thing_from"]
+__all__ = ["DEFINITIONS", "Thing", "fill", "measure", "measure_paths", "measure_suite", "thing_from"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import host
 from . import statistics
 from .things import GraphFacts, Thing
 
@@ -23,10 +22,12 @@ def compare(
     batch: int,
     providers: Mapping[str, Mapping[str, int]],
     one_control: bool = False,
+    device: str = "local",
+    vnni: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every thing with the control of its target, from their samples (blocks, calls) in seconds.
 
-    ratio is control's time / candidate's; low and high are null where there are too few blocks for an interval.
+    vnni: what the device says of itself, see host.vnni. ratio is control's time / candidate's; low and high are null where there are too few blocks for an interval.
     """
     told = []
     for target in dict.fromkeys("" if one_control else thing.target for thing in things):
@@ -41,12 +42,14 @@ def compare(
             slow = statistics.verdict(result, thing.variant, control.variant)
             faster = statistics.differs(result) and result.value > 1
             reasons = (
-                [] if faster else why(found[thing.label], float(np.median(samples[control.label])), providers[thing.label])
+                []
+                if faster
+                else why(found[thing.label], float(np.nanmedian(samples[control.label])), providers[thing.label], vnni)
             )
             told.append(
                 {
                     "target": thing.target,
-                    "device": "local",
+                    "device": device,
                     "control": control.label,
                     "candidate": thing.label,
                     "batch": batch,
@@ -73,7 +76,7 @@ def control_of(things: Sequence[Thing], found: Mapping[str, GraphFacts | None]) 
     return things[0]
 
 
-def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str, int]) -> list[str]:
+def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str, int], vnni: bool | None = None) -> list[str]:
     """List the facts that keep a quantized file from being faster; empty for a file that is not quantized.
 
     control_seconds: a warm call of the control.
@@ -83,7 +86,7 @@ def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str
     if known.weights_alone:
         return ["weights alone are stored as integers, and expanded to float at every call: the arithmetic is in float"]
     reasons = []
-    if host.vnni() is False:
+    if vnni is False:
         reasons.append("this CPU has no VNNI or dot product instructions, so int8 arithmetic takes more steps than float")
     if known.heavy_float:
         reasons.append(f"{known.heavy_float} of {known.heavy} convolutions and matrix products are left in float")

@@ -38,3 +38,8 @@ def around(before: dict[str, Any], after: dict[str, Any], threads: int) -> dict[
         "governor": before["governor"],
         "notes": notes,
     }
+
+
+def describe() -> dict[str, Any]:
+    """Describe this machine: host.describe()."""
+    return host.describe()

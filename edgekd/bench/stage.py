@@ -6,101 +6,106 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from ..devices import open_device
 from ..errors import BadInput
-from .local import measure
-from .things import Thing, thing_from
+from . import suite
+from .measure import know, measure
+from .things import thing_from
 
 if TYPE_CHECKING:
     from ..plan import Plan
     from ..recipe import Bench
     from ..targets import Target
 
-RECORD = "bench.json"
+RECORD = suite.RECORD
 
 
 def fill(plan: Plan, target: Target, folder: Path) -> None:
     """Time a target's artifacts into `folder`: bench.json {measurements, comparisons, skipped}, and the raw samples.
 
-    skipped: why nothing was timed (this machine is not the device, or has not its runtime), else null. Sample paths are relative to the run.
+    skipped: why nothing was timed (this machine is not the device, or has not its runtime), else null. Sample paths are relative
+    to the run. Timed on the device that the recipe names for the target, else on this machine.
     """
     from ..backends import backend_of
 
     home = plan.step(f"bench/{target.name}").folder
+    address = plan.recipe.bench.devices.get(target.name)
     means = backend_of(target.backend).executes(target)
-    reason = None if means.seconds_are_the_devices else means.why or f"{target.title} is not this machine"
+    reason = None if address or means.seconds_are_the_devices else means.why or f"{target.title} is not this machine"
     told: dict[str, Any] = {"measurements": [], "comparisons": [], "skipped": reason}
     if not reason:
         folders = [plan.out / "targets" / target.name / name for t, name in plan.pairs() if t.name == target.name]
         things = [replace(thing_from(artifact), target_file=target.file or None) for artifact in folders]
-        told["measurements"], told["comparisons"] = _with_a_bar(things, plan.recipe.bench, folder)
+        device = open_device(address or "local")
+        if address:
+            refused = [f"{thing.label} on {address}: {why}" for thing in things if (why := device.takes(thing))]
+            if refused:
+                raise BadInput("; ".join(refused))
+        settings = plan.recipe.bench
+        told["measurements"], told["comparisons"] = suite.with_a_bar(
+            lambda progress: measure(things, settings, folder, progress, device=device)
+        )
         for one in told["measurements"]:
-            one["samples"] = f"{home}/{one['samples']}"
+            one |= {"samples": f"{home}/{one['samples']}", "times": f"{home}/{one['times']}"}
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
 
 
-def measure_paths(paths: Sequence[Path], settings: Sequence[str] = (), folder: Path = Path("runs/bench")) -> dict[str, Any]:
-    """Time artifact folders, whole run folders and .onnx files side by side; all are compared with one control.
+def measure_paths(
+    paths: Sequence[Path],
+    settings: Sequence[str] = (),
+    folder: Path = Path("runs/bench"),
+    devices: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    compare: bool = True,
+    command: str = "",
+    records: Sequence[str | Path] = (),
+) -> dict[str, Any]:
+    """Time artifact folders, whole run folders and bare files side by side, on each device in turn; all are compared with one control.
 
-    settings: such as "bench.min_seconds=3". Samples and bench.json land in `folder`, in the place of an earlier call's. The same file given twice is timed
-    twice: then the answer should be that no difference is seen. Raises BadInput and process.WorkerDied.
+    settings: such as "bench.min_seconds=3". Samples and bench.json land in `folder`, in the place of an earlier call's. The same
+    file given twice is timed twice: then the answer should be that no difference is seen. targets: of run folders, only these.
+    records: what kits wrote on devices, taken in beside what is measured now.
+    Raises BadInput, Missing and process.WorkerDied.
     """
+    chosen = tuple(devices) or (("local",) if paths else ())
+    for address in chosen:
+        open_device(address)
+    asked = suite.Suite(suite.things_of(paths, targets), chosen, (settings_of(settings),), compare)
+    brought = []
+    if records:
+        from . import kits
+
+        brought = [kits.read(Path(record)) for record in records]
+    told: dict[str, Any] = suite.with_a_bar(
+        lambda progress: suite.run(asked, folder, progress, command=command, brought=brought)
+    )
+    return told
+
+
+def write_kit(paths: Sequence[Path], file: Path, settings: Sequence[str] = (), targets: Sequence[str] = ()) -> dict[str, Any]:
+    """Write one file that times things on a device (see kits.py); return {"kit", "things", "needs"}."""
+    from . import kits
+
+    return kits.write(know(suite.things_of(paths, targets)), settings_of(settings), file)
+
+
+def measure_suite(file: Path, folder: Path, fresh: bool = False, command: str = "") -> dict[str, Any]:
+    """Time what a suite's file lists into `folder`, going on from where an earlier call was stopped, unless `fresh`."""
+    asked = suite.read(file)
+    told: dict[str, Any] = suite.with_a_bar(
+        lambda progress: suite.run(asked, folder, progress, resume=not fresh, command=command)
+    )
+    return told
+
+
+def settings_of(settings: Sequence[str]) -> Bench:
+    """Return the clock's settings from such as "bench.min_seconds=3". Raises BadInput for any that is not of the clock."""
     wrong = next((s for s in settings if not s.startswith("bench.")), None)
     if wrong:
         raise BadInput(f"--set {wrong}: only bench.* matters to files that belong to no run, such as bench.min_seconds=3")
     from ..recipe_file import from_manifest
 
-    recipe = from_manifest({"data": {"source": "-"}, "student": {"model": "-"}}, Path("--set"), settings)
-    things = _things(paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial-", dir=folder) as made:
-        measurements, comparisons = _with_a_bar(things, recipe.bench, Path(made), one_control=True)
-        _forget_samples(folder)
-        for one in measurements:
-            (Path(made) / one["samples"]).replace(folder / one["samples"])
-    told = {"measurements": measurements, "comparisons": comparisons, "folder": str(folder)}
-    (folder / RECORD).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
-    return told
-
-
-def _forget_samples(folder: Path) -> None:
-    """Remove the samples that an earlier call left in the folder, those that its bench.json names and nothing else."""
-    try:
-        told = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        names = [str(one["samples"]) for one in told["measurements"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for name in names:
-        if name == Path(name).name and name.endswith(".npy"):
-            (folder / name).unlink(missing_ok=True)
-
-
-def _things(paths: Sequence[Path]) -> list[Thing]:
-    found: list[Path] = []
-    for path in paths:
-        artifacts = sorted(record.parent for record in path.glob("targets/*/*/artifact.json"))
-        found += artifacts or [path]
-    things = [thing_from(path) for path in found]
-    labels = [thing.label for thing in things]
-    named: list[Thing] = []
-    for path, thing in zip(found, things, strict=True):
-        label = thing.label if labels.count(thing.label) == 1 else str(path)
-        again = sum(label == other.label or other.label.startswith(f"{label} (") for other in named)
-        named.append(replace(thing, label=f"{label} ({again + 1})" if again else label))
-    return named
-
-
-def _with_a_bar(things: Sequence[Thing], settings: Bench, folder: Path, one_control: bool = False) -> Any:
-    from ..progress import bar
-
-    with bar("bench", 100) as advance:
-        shown = 0
-
-        def progress(share: float, what: str) -> None:
-            nonlocal shown
-            advance(round(100 * share) - shown, what)
-            shown = round(100 * share)
-
-        return measure(things, settings, folder, progress, one_control=one_control)
+    return from_manifest({"data": {"source": "-"}, "student": {"model": "-"}}, Path("--set"), settings).bench

@@ -1,11 +1,11 @@
-"""What gets timed: an artifact folder, or a bare .onnx file."""
+"""What gets timed: an artifact folder, a bare file of a runtime, or a folder of .onnx files that belong together."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from ..targets import target_names
 class Thing:
     """One thing to time.
 
-    label: names it, "TARGET/VARIANT" for an artifact. files: graph name -> main file; the first graph is timed.
-    inputs: input name -> array (its first axis is cut or repeated to the batch), or None: made from what the graph declares.
+    label: names it, "TARGET/VARIANT" for an artifact. files: graph name -> main file.
+    inputs: graph -> input name -> array (its first axis is cut or repeated to the batch); of graphs that are not in it they are
+    made from what the graph declares.
     target: name of the target, for which things are compared. target_file: what `load_target` reads it from, for the backend;
     None for the backend's own defaults.
     control: the one the others of its target are compared with; where none is marked, the first without quantized nodes.
@@ -29,14 +30,14 @@ class Thing:
     label: str
     backend: str
     files: Mapping[str, Path]
-    inputs: Mapping[str, np.ndarray] | None = None
+    inputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     target: str | None = None
     control: bool = False
     target_file: str | None = None
 
     @property
     def file(self) -> Path:
-        """The file whose graph is timed."""
+        """The file of its first graph."""
         return next(iter(self.files.values()))
 
     @property
@@ -75,6 +76,46 @@ _HEAVY_INTEGER = {
     "QGemm",
     "DynamicQuantizeMatMul",
 }
+
+
+SUFFIXES = {
+    ".onnx": "onnxruntime",
+    ".ort": "onnxruntime_mobile",
+    ".xml": "openvino",
+    ".mlpackage": "coreml",
+    ".engine": "tensorrt",
+    ".plan": "tensorrt",
+}
+"""What a bare file ends in -> the backend that runs it."""
+
+_GIVE = f"Give a run folder, RUN/targets/TARGET/VARIANT, a file that ends in {', '.join(SUFFIXES)}, or a folder of .onnx files"
+
+
+def facts_of(thing: Thing) -> GraphFacts | None:
+    """Return what all graphs of a thing are made of together, `inputs` of the first; None for files that are not ONNX."""
+    if not all(file.suffix == ".onnx" for file in thing.files.values()):
+        return None
+    first, *others = (facts(file) for file in thing.files.values())
+    for one in others:
+        first = replace(
+            first,
+            **{name: getattr(first, name) + getattr(one, name) for name in ("nodes", "conversions", "heavy", "heavy_float")},
+            weights_alone=first.weights_alone and one.weights_alone,
+        )
+    return first
+
+
+def interfaces(thing: Thing) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return graph -> {"inputs": [{name, dtype, shape}], "outputs": [...]}.
+
+    Raises BadInput for a file that is missing, or that its backend cannot read.
+    """
+    from ..backends import backend_of
+
+    for file in thing.files.values():
+        if not file.exists():
+            raise BadInput(f"{file}: no such file, wanted for {thing.label}")
+    return {graph: backend_of(thing.backend).interface(file) for graph, file in thing.files.items()}
 
 
 def facts(file: Path) -> GraphFacts:
@@ -116,23 +157,27 @@ def _declared(value: Any) -> dict[str, Any]:
 
 
 def thing_from(path: Path, label: str | None = None) -> Thing:
-    """Return the thing to time at `path`: an artifact's folder (it has artifact.json), or a bare .onnx file.
+    """Return the thing to time at `path`: an artifact's folder (it has artifact.json), a bare file, or a folder of .onnx files.
 
-    A bare file is run by ONNX Runtime, on inputs made from its declared input types and shapes. Raises BadInput.
+    A bare file is run by the backend that its name tells, on inputs made from what it declares. Raises BadInput.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".onnx":
-        return Thing(label or path.stem, "onnxruntime", {"model": path})
+    if path.suffix in SUFFIXES and (path.is_file() or (path.suffix == ".mlpackage" and path.is_dir())):
+        return Thing(label or path.stem, SUFFIXES[path.suffix], {"model": path})
     record = path if path.name == "artifact.json" else path / "artifact.json"
     if not record.is_file():
-        what = "no such file or folder" if not path.exists() else "neither an artifact's folder nor an .onnx file"
-        raise BadInput(f"{path}: {what}. Give RUN/targets/TARGET/VARIANT, or a file that ends in .onnx")
+        if path.is_dir() and (graphs := sorted(path.glob("*.onnx"))):
+            return Thing(label or path.name, "onnxruntime", {file.stem: file for file in graphs})
+        raise BadInput(f"{path}: {'nothing here to time' if path.exists() else 'no such file or folder'}. {_GIVE}")
     try:
         told = json.loads(record.read_text(encoding="utf-8"))
         files = {name: record.parent / graph["file"] for name, graph in told["graphs"].items()}
+        next(iter(files))
         named = label or f"{told['target']}/{told['variant']}"
-        graph, described = next(iter(told["graphs"].items()))
-        inputs = golden_inputs(record.parent / "golden.npz", graph, [i["name"] for i in described["inputs"]])
+        inputs: dict[str, dict[str, np.ndarray]] = {}
+        for graph, described in told["graphs"].items():
+            golden = golden_inputs(record.parent / "golden.npz", graph, [i["name"] for i in described["inputs"]])
+            inputs |= {} if golden is None else {graph: golden}
         target = told["target"]
         # of a target file of the user's own, the artifact knows the name alone
         return Thing(named, told["backend"], files, inputs, target, target_file=target if target in target_names() else None)
@@ -155,9 +200,7 @@ def fingerprint(thing: Thing) -> tuple[str, int]:
 
     For a single file it is that file's own SHA-256, the one in artifact.json.
     """
-    found = sorted(
-        {f for main in thing.files.values() for f in (main, *main.parent.glob(f"{main.name}*.data"), *_external(main))}
-    )
+    found = sorted({f for main in thing.files.values() for f in parts(main)})
     missing = [f for f in found if not f.is_file()]
     if missing:
         raise BadInput(f"{missing[0]}: no such file, wanted for {thing.label}")
@@ -172,6 +215,9 @@ def fingerprint(thing: Thing) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _external(main: Path) -> list[Path]:
-    beside = main.with_suffix(".data")
-    return [beside] if beside.is_file() else []
+def parts(main: Path) -> list[Path]:
+    """Return all files that a main file consists of: itself, those of a package folder, and weights that lie beside it."""
+    if main.is_dir():
+        return sorted(f for f in main.rglob("*") if f.is_file())
+    beside = [main.with_suffix(".data"), *([main.with_suffix(".bin")] if main.suffix == ".xml" else [])]
+    return [main, *sorted(main.parent.glob(f"{main.name}*.data")), *(file for file in beside if file.is_file())]

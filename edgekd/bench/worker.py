@@ -1,13 +1,17 @@
-"""One isolated process for one artifact: reads JSON commands, one a line, from standard input; answers each with a JSON line.
+"""One isolated process for one thing: reads JSON commands, one a line, from standard input; answers each with a JSON line.
 
 {"do": "start", "backend": "onnxruntime"}         -> {"runtime": {name: version}, "bytes": peak memory so far}
-{"do": "load", "file", "target", "threads"}       -> {"seconds", "providers": {provider: nodes}}
-{"do": "inputs", "file": x.npz | "declared": [{name, dtype, shape}], "seed", "batch"}   -> {"shapes": {name: shape}}
+{"do": "load", "files": {graph: path}, "target", "threads", "copies"}  -> {"seconds": of all graphs, "providers": {provider: nodes}}
+    copies: sessions of each graph; `threads` are of each
+{"do": "prepare", "scenario", "inputs": x.npz | null, "interfaces": {graph: {"inputs": [{name, dtype, shape}], "outputs"}},
+ "batch", "seed", "prompt_tokens", "new_tokens"}  -> {}
 {"do": "first"}                                   -> {"seconds"}
 {"do": "warm-up", "seconds", "count"}             -> {"nanoseconds": [...]}
-{"do": "time", "settle": calls not told, "count"} -> {"nanoseconds": [...]}
+{"do": "time", "settle": calls not told, "count"} -> a block, see schedule.py
+{"do": "streams", "settle", "count"}              -> a block: every copy at once, `count` calls each
 {"do": "memory"}                                  -> {"bytes": peak memory so far}
 {"do": "quit"}, or the end of the input: the process ends. A failure is told as {"error": message} and ends it too.
+numpy and the standard library alone: it runs on devices.
 """
 
 from __future__ import annotations
@@ -19,13 +23,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from . import clock, scenarios
+from . import clock, generation, scenarios
 
 
 def main() -> int:
@@ -40,7 +45,7 @@ def main() -> int:
             break
         try:
             _answer(answers, COMMANDS[command.pop("do")](state, **command))
-        except Exception as error:  # whatever a runtime raises ends here: the parent names the artifact
+        except Exception as error:  # whatever a runtime raises ends here: the parent names the thing
             _answer(answers, {"error": f"{type(error).__name__}: {error}"})
             return 1
     return 0
@@ -64,51 +69,103 @@ def _start(state: dict[str, Any], backend: str) -> dict[str, Any]:
     return {"runtime": {**runtime, "numpy": np.__version__}, "bytes": clock.peak_memory()}
 
 
-def _load(state: dict[str, Any], file: str, target: str | None, threads: int | None) -> dict[str, Any]:
+def _load(
+    state: dict[str, Any], files: dict[str, str], target: str | None = None, threads: int | None = None, copies: int = 1
+) -> dict[str, Any]:
     described = None
     if target is not None:
         from ..targets import load_target
 
         described = load_target(target)
-    path = Path(file)
-    with path.open("rb") as opened:
-        while opened.read(1 << 24):
-            pass  # the file lies in the system's cache from here on, see DEFINITIONS
+    paths = {graph: Path(file) for graph, file in files.items()}
+    for path in paths.values():
+        for part in [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()):
+            with part.open("rb") as opened:
+                while opened.read(1 << 24):
+                    pass  # the file lies in the system's cache from here on, see DEFINITIONS
+    sessions: list[dict[str, Any]] = []
 
     def load() -> None:
-        state["session"] = state["backend"].load(path, described, threads)
+        sessions.append({graph: state["backend"].load(path, described, threads) for graph, path in paths.items()})
 
     seconds = clock.seconds_of(load)
-    return {"seconds": seconds, "providers": dict(state["session"].providers)}
+    for _ in range(copies - 1):
+        load()
+    providers: dict[str, int] = {}
+    for session in sessions[0].values():
+        for name, nodes in session.providers.items():
+            providers[name] = providers.get(name, 0) + nodes
+    state["sessions"] = sessions
+    return {"seconds": seconds, "providers": providers}
 
 
-def _inputs(
+def _prepare(
     state: dict[str, Any],
+    scenario: str,
     batch: int,
-    file: str | None = None,
-    declared: list[dict[str, Any]] | None = None,
-    seed: int = 0,
+    inputs: str | None = None,
+    interfaces: dict[str, dict[str, list[dict[str, Any]]]] | None = None,
+    seed: int | None = None,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
 ) -> dict[str, Any]:
-    if file is not None:
-        with np.load(file, allow_pickle=False) as stored:
-            inputs = scenarios.batch_of({name: stored[name] for name in stored.files}, batch)
-    else:
-        inputs = scenarios.random_inputs(declared or [], batch, seed)
-    state["call"] = scenarios.single_stream(state["session"].run, inputs)
-    return {"shapes": {name: list(value.shape) for name, value in inputs.items()}}
+    faces = interfaces or {}
+    given: dict[str, dict[str, np.ndarray]] = {}
+    if inputs is not None:
+        with np.load(inputs, allow_pickle=False) as stored:
+            for key in stored.files:
+                graph, _, name = key.partition("/")
+                given.setdefault(graph, {})[name] = stored[key]
+    calls: list[Any] = []
+    for sessions in state["sessions"]:
+        if scenario == "generation":
+            calls.append(
+                generation.call(
+                    sessions, faces, new_tokens=new_tokens, batch=batch, prompt_tokens=prompt_tokens, seed=seed or 0
+                )
+            )
+            continue
+        # copies of a session share no memory, so each gets inputs of its own
+        ready = {
+            graph: scenarios.batch_of(given[graph], batch)
+            if graph in given
+            else scenarios.random_inputs(faces[graph]["inputs"], batch, seed or 0)
+            for graph in sessions
+        }
+        if len(sessions) > 1:
+            calls.append(scenarios.chain(sessions, ready, {graph: faces[graph]["inputs"] for graph in sessions}))
+        else:
+            ((graph, session),) = sessions.items()
+            calls.append(scenarios.single_stream(session, ready[graph]))
+    state["calls"] = calls
+    return {}
 
 
 def _first(state: dict[str, Any]) -> dict[str, Any]:
-    return {"seconds": clock.seconds_of(state["call"])}
+    seconds = clock.seconds_of(state["calls"][0])
+    for call in state["calls"][1:]:
+        call()
+    return {"seconds": seconds}
 
 
 def _warm_up(state: dict[str, Any], seconds: float, count: int) -> dict[str, Any]:
-    return {"nanoseconds": clock.warm_up(state["call"], seconds, count).tolist()}
+    if len(state["calls"]) > 1:
+        scenarios.time_streams(state["calls"], 1)  # what the copies share is waited for together
+    return {"nanoseconds": clock.warm_up(state["calls"][0], seconds, count).tolist()}
 
 
 def _time(state: dict[str, Any], settle: int, count: int) -> dict[str, Any]:
-    clock.time_calls(state["call"], settle)
-    return {"nanoseconds": clock.time_calls(state["call"], count).tolist()}
+    clock.time_calls(state["calls"][0], settle)
+    begin = time.perf_counter_ns()
+    nanoseconds, marks = clock.time_calls(state["calls"][0], count)
+    wall = time.perf_counter_ns() - begin
+    told = {name: values.tolist() for name, values in marks.items()}
+    return {"nanoseconds": nanoseconds.tolist(), "wall": wall, "at": begin, "marks": told}
+
+
+def _streams(state: dict[str, Any], settle: int, count: int) -> dict[str, Any]:
+    scenarios.time_streams(state["calls"], settle)
+    return scenarios.time_streams(state["calls"], count)
 
 
 def _memory(state: dict[str, Any]) -> dict[str, Any]:
@@ -118,10 +175,11 @@ def _memory(state: dict[str, Any]) -> dict[str, Any]:
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "start": _start,
     "load": _load,
-    "inputs": _inputs,
+    "prepare": _prepare,
     "first": _first,
     "warm-up": _warm_up,
     "time": _time,
+    "streams": _streams,
     "memory": _memory,
 }
 

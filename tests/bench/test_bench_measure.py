@@ -16,14 +16,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd import bench
+from edgekd import backends, bench
 from edgekd.bench import compare, process, stage
 from edgekd.bench.things import Thing, facts, fingerprint, golden_inputs
 from edgekd.errors import BadInput
 from edgekd.recipe import Bench
 from edgekd.targets import load_target
 
-QUICK = Bench(min_seconds=0.1, min_count=20, max_seconds=5, threads=1)
+QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, max_seconds=5, threads=1, roofline=False)
+BRIEF = ["bench.min_seconds=0.02", "bench.min_count=5", "bench.interval=null", "bench.threads=1", "bench.roofline=false"]
 
 # a runtime whose speed the file's content decides: "milliseconds" per call, or what goes wrong
 STUB = """
@@ -55,10 +56,13 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "backends.BACKENDS['stub'] = 'stub_runtime'; from edgekd.bench import worker; sys.exit(worker.main())"
     )
     monkeypatch.setattr(process, "STARTED", (sys.executable, "-c", code))
+    here = SimpleNamespace(PACKAGES=(), interface=lambda file: {"inputs": [], "outputs": []})
+    known = backends.backend_of
+    monkeypatch.setattr(backends, "backend_of", lambda name: here if name == "stub" else known(name))
 
     def thing(name: str, word: str, **more: object) -> Thing:
         (tmp_path / f"{name}.bin").write_text(word)
-        inputs = {"image": np.zeros((2, 4), np.uint8)}
+        inputs = {"model": {"image": np.zeros((2, 4), np.uint8)}}
         return Thing(name, "stub", {"model": tmp_path / f"{name}.bin"}, inputs, **more)  # type: ignore[arg-type]
 
     return thing
@@ -142,7 +146,7 @@ def test_each_batch_size_gets_its_own_measurement(stub, tmp_path: Path):
 
 
 def test_max_seconds_is_a_hard_limit_and_is_said(stub, tmp_path: Path):
-    settings = Bench(min_seconds=50, min_count=10_000, max_seconds=0.6, threads=1)
+    settings = QUICK.model_copy(update={"min_seconds": 50.0, "min_count": 10_000, "max_seconds": 0.6})
     start = time.monotonic()
     (one, other), (told,) = bench.measure([stub("a", "100"), stub("b", "100")], settings, tmp_path / "out")
     assert time.monotonic() - start < 8
@@ -193,7 +197,7 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path, number: int):
         "import signal, sys\nfrom pathlib import Path\nfrom edgekd import bench\nfrom edgekd.recipe import Bench\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         f"thing = bench.thing_from(Path({str(model)!r}))\n"
-        "bench.measure([thing, bench.Thing('again', thing.backend, thing.files)], Bench(min_seconds=60, max_seconds=3600), Path(sys.argv[1]),"
+        "bench.measure([thing, bench.Thing('again', thing.backend, thing.files)], Bench(min_seconds=60, max_seconds=3600, roofline=False), Path(sys.argv[1]),"
         " lambda share, what: print(what, flush=True))\n"
     )
     parent = subprocess.Popen(
@@ -222,7 +226,9 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path, number: int):
 def test_a_bare_onnx_file_runs_on_inputs_made_from_its_declaration(tmp_path: Path):
     things = [bench.thing_from(identity(tmp_path / f"{name}.onnx")) for name in ("one", "two")]
     assert things[0] == Thing("one", "onnxruntime", {"model": tmp_path / "one.onnx"})
-    measurements, (told,) = bench.measure(things, Bench(min_seconds=0.05, batch_sizes=(3,), threads=1), tmp_path / "out")
+    measurements, (told,) = bench.measure(
+        things, QUICK.model_copy(update={"min_seconds": 0.05, "batch_sizes": (3,)}), tmp_path / "out"
+    )
     assert [m["artifact"] for m in measurements] == ["one", "two"]
     assert sum(measurements[0]["providers"].values()) >= 1
     assert measurements[0]["environment"]["runtime"]["onnxruntime"]
@@ -249,7 +255,7 @@ def filled(run: Path, told: str) -> dict:
         out=run,
         step=lambda name: SimpleNamespace(folder="measurements/board"),
         pairs=lambda: [(target, "fp32")],
-        recipe=SimpleNamespace(bench=Bench(min_seconds=0.02, min_count=5, threads=1)),
+        recipe=SimpleNamespace(bench=QUICK.model_copy(update={"min_seconds": 0.02, "min_count": 5})),
     )
     (run / "made").mkdir()
     stage.fill(plan, target, run / "made")  # type: ignore[arg-type]
@@ -264,9 +270,7 @@ def test_a_target_file_of_ones_own_is_timed(tmp_path: Path, monkeypatch: pytest.
     assert [m["artifact"] for m in told["measurements"]] == ["board/fp32"]
     assert [c["target"] for c in sent if c["do"] == "load"] == [str(tmp_path / "board.toml")]
     assert told["skipped"] is None
-    alone = stage.measure_paths(
-        [tmp_path / "targets" / "board" / "fp32"], ["bench.min_seconds=0.02", "bench.min_count=5"], tmp_path / "out"
-    )
+    alone = stage.measure_paths([tmp_path / "targets" / "board" / "fp32"], BRIEF, tmp_path / "out")
     assert len(alone["measurements"]) == 1, "an artifact without its target file runs with the backend's own defaults"
 
 
@@ -287,16 +291,19 @@ def test_many_more_threads_than_cores_are_refused(tmp_path: Path, monkeypatch: p
 
 
 def test_samples_of_an_earlier_call_go_and_other_files_stay(tmp_path: Path):
-    quick, out = ["bench.min_seconds=0.02", "bench.min_count=5", "bench.threads=1"], tmp_path / "out"
+    quick, out = BRIEF, tmp_path / "out"
     for name in ("one", "two"):
         identity(tmp_path / f"{name}.onnx")
     stage.measure_paths([tmp_path / "one.onnx"], quick, out)
     (out / "mine-batch1.npy").write_bytes(b"mine")
     stage.measure_paths([tmp_path / "two.onnx"], quick, out)
-    assert sorted(f.name for f in out.iterdir()) == ["bench.json", "mine-batch1.npy", "two-batch1.npy"]
+    (two,) = json.loads((out / "bench.json").read_text())["measurements"]
+    kept = {"bench.json", "report.html", "cells", "mine-batch1.npy", two["samples"], two["times"]}
+    assert {f.name for f in out.iterdir()} == kept
+    assert two["samples"].startswith("two-batch1-")
     with pytest.raises(BadInput):
         stage.measure_paths([tmp_path / "absent.onnx"], quick, out)
-    assert (out / "two-batch1.npy").is_file()
+    assert (out / two["samples"]).is_file()
 
 
 def test_an_onnx_error_without_words_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -310,7 +317,7 @@ def test_an_onnx_error_without_words_is_still_told(tmp_path: Path, monkeypatch: 
 
 def test_files_that_belong_to_no_run(tmp_path: Path):
     model = identity(tmp_path / "m.onnx")
-    told = stage.measure_paths([model, model], ["bench.min_seconds=0.05", "bench.threads=1"], tmp_path / "out")
+    told = stage.measure_paths([model, model], BRIEF, tmp_path / "out")
     assert [m["artifact"] for m in told["measurements"]] == [str(model), f"{model} (2)"]
     assert told["measurements"][0]["threads"] == 1
     assert json.loads((tmp_path / "out" / "bench.json").read_text()) == told
@@ -337,8 +344,7 @@ def test_an_artifact_folder_is_read_with_its_golden_inputs(tmp_path: Path):
         "onnxruntime-cpu",
         "onnxruntime",
     )
-    assert thing.inputs is not None
-    assert np.array_equal(thing.inputs["image"], pictures)
+    assert np.array_equal(thing.inputs["model"]["image"], pictures)
     assert golden_inputs(tmp_path / "golden.npz", "model", ["absent"]) is None
     (tmp_path / "artifact.json").write_text('{"schema": 1}')
     with pytest.raises(BadInput, match="damaged"):
@@ -347,7 +353,7 @@ def test_an_artifact_folder_is_read_with_its_golden_inputs(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["absent.onnx", "absent", "."])
 def test_what_cannot_be_timed_is_said(tmp_path: Path, name: str):
-    with pytest.raises(BadInput, match=r"Give RUN/targets/TARGET/VARIANT, or a file that ends in \.onnx"):
+    with pytest.raises(BadInput, match=r"Give a run folder, RUN/targets/TARGET/VARIANT, a file that ends in \.onnx"):
         bench.thing_from(tmp_path / name)
 
 
@@ -382,9 +388,8 @@ def test_a_quantized_file_that_is_slower_gets_a_reason(tmp_path: Path, monkeypat
     found = {f"t/{name}": known for name, known in found.items()}
     samples = {"t/fp32": np.full((10, 5), 1e-3), "t/int8": np.full((10, 5), 1.8e-3)}
     providers = {"t/fp32": {"CPU": 4}, "t/int8": {"CPU": 5, "NPU": 1}}
-    monkeypatch.setattr("edgekd.host.vnni", lambda: False)
-    (told,) = compare.compare(things, samples, found, 1, providers)
-    assert told["verdict"] == "int8 is 1.80x SLOWER than fp32 (1.800-1.800)"
+    (told,) = compare.compare(things, samples, found, 1, providers, vnni=False)
+    assert told["verdict"] == "int8 is 1.80x SLOWER than fp32 (1.77-1.83)"
     for reason in (
         "no VNNI",
         "2 of 3 convolutions and matrix products are left in float",
@@ -392,10 +397,11 @@ def test_a_quantized_file_that_is_slower_gets_a_reason(tmp_path: Path, monkeypat
         "split between CPU 5, NPU 1",
     ):
         assert reason in told["why"]
-    faster = compare.compare(things, {"t/fp32": samples["t/int8"], "t/int8": samples["t/fp32"]}, found, 1, providers)
+    faster = compare.compare(
+        things, {"t/fp32": samples["t/int8"], "t/int8": samples["t/fp32"]}, found, 1, providers, vnni=False
+    )
     assert faster[0]["why"] is None
-    monkeypatch.setattr("edgekd.host.vnni", lambda: True)
-    assert "VNNI" not in compare.compare(things, samples, found, 1, providers)[0]["why"]
+    assert "VNNI" not in compare.compare(things, samples, found, 1, providers, vnni=True)[0]["why"]
 
 
 def test_integers_in_weights_alone_are_told_from_integer_arithmetic(tmp_path: Path):

@@ -1,0 +1,71 @@
+"""What raw blocks say: one thing's measurement, every number of which can be worked out again from the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import generation, statistics, sustained
+
+
+def measured(
+    one: Mapping[str, Any],
+    samples: np.ndarray,
+    begins: np.ndarray,
+    batch: int,
+    surrounding: Mapping[str, Any],
+    told: Mapping[str, Any],
+    prompt_tokens: int,
+    streams: int | None = None,
+) -> dict[str, Any]:
+    """Return the numbers of a measurement (manifest.schema.json) from what schedule.run told of a thing.
+
+    samples: seconds, (blocks, calls), NaN where a block has fewer. begins: seconds at which each block began. surrounding: of its
+    environment. Of several streams throughput counts them together, by the clock on the wall.
+    """
+    blocks: Sequence[Mapping[str, Any]] = one["blocks"]
+    walls = np.array([block["wall"] / 1e9 for block in blocks])
+    counts = np.array([len(block["nanoseconds"]) for block in blocks])
+    marks = _marks(blocks)
+    watched = [look for look in told["watched"] if look["label"] == one["label"]]
+    made: dict[str, Any] = {
+        "load_s": one["load_s"],
+        "first_call_s": one["first_call_s"],
+        "warm_up": one["warm_up"],
+        "warm": statistics.summary(samples),
+        "throughput_per_s": float(counts.sum() * batch / (walls.sum() if streams else np.nansum(samples))),
+        "peak_memory_bytes": one["peak_memory_bytes"],
+        "peak_memory_above_runtime_bytes": one["peak_memory_above_runtime_bytes"],
+        "blocks": {"count": len(blocks), "calls": one["calls"], "settle": one["settle"]},
+        "stopped_by": one["stopped_by"],
+        "providers": one["providers"],
+        "parts": None,
+        "generation": None,
+        "drift": None if watched else statistics.drift(samples, begins),
+        "outliers": statistics.outliers(samples),
+        "sustained": sustained.analyse(begins, counts * batch / walls, watched) if watched else None,
+        "energy": _energy(blocks, counts, told["energy"]),
+        "environment": {**surrounding, "runtime": one["runtime"]},
+    }
+    if "tokens" in marks:
+        made["generation"] = generation.summarise(marks, prompt_tokens, batch)
+    elif marks:
+        made["parts"] = {part: statistics.summary(values) for part, values in marks.items()}
+    return made
+
+
+def _marks(blocks: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return part -> durations in seconds, (blocks, calls) or (blocks, calls, k)."""
+    names = blocks[0].get("marks") or {}
+    return {name: np.array([block["marks"][name] for block in blocks], dtype=np.float64) / 1e9 for name in names}
+
+
+def _energy(blocks: Sequence[Mapping[str, Any]], counts: np.ndarray, meter: Mapping[str, Any]) -> dict[str, Any]:
+    """Return joules a call and watts over all blocks, or why there are none."""
+    known = [block["joules"] for block in blocks]
+    if any(joules is None for joules in known):
+        return {"joules_per_call": None, "watts": None, **meter}
+    seconds = sum(block["wall"] for block in blocks) / 1e9
+    return {"joules_per_call": sum(known) / int(counts.sum()), "watts": sum(known) / seconds, **meter}
