@@ -15,6 +15,7 @@ from typing import Any
 from . import data, host, imported, imports, quantize, run_folder
 from .backends import backend_of, packages_of
 from .errors import BadInput, Missing
+from .names import nearest
 from .quantize import dialects
 from .recipe import Model, Recipe
 from .run_folder import fingerprint
@@ -28,7 +29,7 @@ _CODE = {
     "network": ("quantize", "export/onnx.py", "export/graph.py", "models/saving.py"),
     "export": ("export", "backends"),
     "verify": ("verify.py", "verdict.py", "parity.py", "divergence.py", "imported.py", "backends"),
-    "bench": ("bench", "backends"),
+    "bench": ("bench", "backends", "devices"),
 }
 _PACKAGES = {
     "model": ("torch", "numpy", "timm", "transformers"),
@@ -118,7 +119,8 @@ def plan(
         if len(mine) == len(recipe.quantize):
             reasons = "\n".join(f"  {r.variant}: {r.reason}" for r in mine)
             raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}{without(targets, [target.name])}")
-    if (recipe.bench.threads or 1) > 4 * host.usable_cores():
+    _check_devices(recipe, targets)
+    if (recipe.bench.threads or 1) > 4 * host.usable_cores() and not recipe.bench.devices:
         raise BadInput(
             f"bench.threads: {recipe.bench.threads} on a machine with {host.usable_cores()} cores; leave it out, or give fewer"
         )
@@ -227,8 +229,20 @@ def _steps(
         yield Step(f"verify/{target_name}/{name}", f"verdicts/{target_name}/{name}", judged)
     for target in targets:
         mine = {f"{t}/{v}": made for (t, v), made in exported.items() if t == target.name}
-        timed = fingerprint("bench", mine, _plain(recipe.bench), _here(target), _code("bench"))
+        clock = {**_plain(recipe.bench), "devices": recipe.bench.devices.get(target.name)}
+        timed = fingerprint("bench", mine, clock, _here(target), _code("bench"))
         yield Step(f"bench/{target.name}", f"measurements/{target.name}", timed)
+
+
+def _check_devices(recipe: Recipe, targets: tuple[Target, ...]) -> None:
+    """Raise BadInput where `bench.devices` names a target that the recipe has not, or an address that is none."""
+    from .devices import open_device
+
+    names = [target.name for target in targets]
+    for name, address in recipe.bench.devices.items():
+        if name not in names:
+            raise BadInput(f"bench.devices: `{name}` is no target of this recipe{nearest(name, names)}; it has {', '.join(names)}")
+        open_device(address)
 
 
 def narrow(variant: Any, targets: tuple[Target, ...]) -> tuple[bool, str]:

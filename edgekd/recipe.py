@@ -486,6 +486,7 @@ class Bench(Strict):
     max_seconds: float = Field(20.0, gt=0, description="hard limit for each artifact")
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1, description="of the timed calls")
     threads: int | None = Field(None, ge=1, le=1024, description="of the runtime; every core when absent")
+    latency: bool = Field(True, description="time calls one after the other; false: only what follows")
     streams: tuple[Annotated[int, Field(ge=2, le=256)], ...] = Field(
         (), description="timed besides: so many calls at once, the threads split between them"
     )

@@ -31,6 +31,11 @@ def check(plan: Plan, materials: Materials) -> None:
     distill.check(plan.recipe.teaching, materials.fresh_student, materials.teacher if plan.recipe.teacher else None)
     check_variants(plan, materials, plan.recipe.quantize)
     check_graphs(plan, materials, plan.targets)
+    for address in dict.fromkeys(plan.recipe.bench.devices.values()):
+        from .devices import open_device
+
+        with open_device(address) as device:  # before hours of training, not after
+            device.describe()
 
 
 def check_graphs(plan: Plan, materials: Materials, targets: Collection[Target]) -> None:

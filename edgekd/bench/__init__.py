@@ -8,7 +8,7 @@
 """
 
 from .clock import DEFINITIONS
-from .measure import measure
+from .timing import measure
 from .stage import fill, measure_paths, measure_suite
 from .things import Thing, thing_from
 

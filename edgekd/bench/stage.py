@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..devices import open_device
 from ..errors import BadInput
 from . import suite
-from .measure import know, measure
+from .timing import know, measure
 from .things import thing_from
 
 if TYPE_CHECKING:

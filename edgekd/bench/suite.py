@@ -27,7 +27,7 @@ from ..devices import Device, open_device
 from ..errors import BadInput, Missing
 from ..recipe import Bench, Strict
 from ..run_folder import write_text
-from .measure import Cell, Progress, cells, know, run_cell
+from .timing import Cell, Progress, cells, know, run_cell
 from .process import WorkerDied
 from .things import Thing, thing_from
 
@@ -86,7 +86,8 @@ def _settings(scenario: str | dict[str, Any], common: Mapping[str, Any]) -> Benc
                 f"scenario `{scenario}`: it is `latency`, or a table such as {{streams: [2]}} or {{sustained_minutes: 5}}"
             )
         return Bench.model_validate(dict(common))
-    return Bench.model_validate({**common, **scenario})
+    more = "streams" in scenario or "sustained_minutes" in scenario
+    return Bench.model_validate({"latency": not more, **common, **scenario})
 
 
 def things_of(paths: Sequence[Path], targets: Sequence[str] = ()) -> tuple[Thing, ...]:
@@ -129,6 +130,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cells").mkdir(exist_ok=True)
     kept = _Kept(folder, resume)
+    for record in brought:
+        kept.bring(record)
     lost: list[Missing | WorkerDied] = []
     planned = len(suite.devices) * len(suite.settings)
     for place, address in enumerate(suite.devices):
@@ -145,8 +148,6 @@ def run(
         except Missing as error:
             lost.append(error)
             kept.skip(None, address, None, str(error))
-    for record in brought:
-        kept.bring(record)
     told = kept.finish(suite, command)
     tell(1.0, "done")
     if lost:
@@ -266,11 +267,16 @@ class _Kept:
         write_text(self.folder / "cells" / f"{key}.json", json.dumps(self.cells[key], indent=1, allow_nan=False))
 
     def bring(self, record: Brought) -> None:
-        """Take in what a kit measured on a device."""
-        self.devices[record.address] = record.device
+        """Take in what a kit measured on a device; a second record of a device of that name is another device's."""
+        address, count = record.address, 1
+        while address in self.devices:
+            count += 1
+            address = f"{record.address} ({count})"
+        self.devices[address] = {**record.device, "address": address}
+        for one in record.skipped:
+            self.skip(one["artifact"], address, one["scenario"], one["reason"])
         for key, made in record.cells.items():
-            measurements, comparisons = made(self.scratch)
-            self.add(key, measurements, comparisons)
+            self.add(key, *made(self.scratch, address))
 
     def finish(self, suite: Suite, command: str) -> dict[str, Any]:
         """Write bench.json and the page, and remove the samples and cells of earlier runs that are no part of this."""

@@ -104,7 +104,8 @@ def cells(known: Sequence[Known], settings: Bench) -> Iterator[Cell]:
             )
             if not here:
                 continue
-            yield Cell(scenario, here, batch)
+            if settings.latency:
+                yield Cell(scenario, here, batch)
             if batch == settings.batch_sizes[0] or batch not in settings.batch_sizes:
                 for streams in settings.streams:
                     yield Cell(scenario, here, batch, streams)
