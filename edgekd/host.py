@@ -1,12 +1,17 @@
-"""This machine, as far as it matters to a number: processor, instructions, cores, memory, versions. Needs no torch."""
+"""This machine, as far as it matters to a number: processor, instructions, cores, memory, versions.
+
+The standard library alone, Python 3.8 on: it travels to devices with the clock.
+"""
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
+import math
 import os
 import platform
+import re
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ FLAGS = (
 """Instruction sets that a runtime chooses kernels by, in the kernel's (/proc/cpuinfo) spelling."""
 
 
-@functools.cache
+@lru_cache(maxsize=None)  # noqa: UP033 (functools.cache is not in Python 3.8)
 def describe() -> dict[str, Any]:
     """Describe this machine in plain JSON values; takes milliseconds. What cannot be told here is None.
 
@@ -45,7 +50,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-@functools.cache
+@lru_cache(maxsize=None)  # noqa: UP033 (functools.cache is not in Python 3.8)
 def cpu_flags() -> frozenset[str]:
     """Return the processor's features in Linux' spelling; empty where the system does not tell."""
     if platform.system() == "Darwin" and platform.machine() == "arm64":
@@ -71,7 +76,7 @@ def vnni() -> bool | None:
     return bool(flags & {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm"})
 
 
-@functools.cache
+@lru_cache(maxsize=None)  # noqa: UP033 (functools.cache is not in Python 3.8)
 def cpu_model() -> str:
     """Return the processor's marketing name, or at least its architecture."""
     if platform.system() == "Darwin":
@@ -86,13 +91,26 @@ def cpu_model() -> str:
 def usable_cores() -> int:
     """Count the logical processors this process may use: affinity and a container's quota considered."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _first_line("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
-        count = min(count, max(1, -(-int(quota[0]) // int(quota[1]))))
-    return count
+    quota = quota_cores()
+    return count if quota is None else min(count, max(1, math.ceil(quota)))
 
 
-@functools.cache
+def quota_cores() -> float | None:
+    """Return how many cores' time a container may use (2.5: two and a half), None where there is no limit."""
+    both = _first_line("/sys/fs/cgroup/cpu.max").split()  # version 2 of control groups
+    if not both:
+        both = [_first_line(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
+    if len(both) == 2 and all(part.isdigit() and int(part) > 0 for part in both):
+        return int(both[0]) / int(both[1])
+    return None
+
+
+def affinity() -> list[int] | None:
+    """Return the logical processors this process may run on, None where the system does not tell."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+@lru_cache(maxsize=None)  # noqa: UP033 (functools.cache is not in Python 3.8)
 def physical_cores() -> int:
     """Count the cores that do not share their arithmetic with another (no hyper-threads), never more than `usable_cores`."""
     if platform.system() == "Darwin":
@@ -109,10 +127,26 @@ def governor() -> str | None:
     return _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None
 
 
-def temperature() -> float | None:
-    """Return the hottest thermal zone in degrees Celsius, None where there is none."""
-    zones = [_first_line(zone) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    degrees = [int(zone) / 1000 for zone in zones if zone.lstrip("-").isdigit()]
+def frequency_mhz(root: Path = Path("/")) -> dict[str, float | None]:
+    """Return the clock rate: now (mean over cores), min and max (of the fastest core), in MHz; None each where not told."""
+    folders = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
+    told = {}
+    for key, name in (("now", "scaling_cur_freq"), ("min", "cpuinfo_min_freq"), ("max", "cpuinfo_max_freq")):
+        values = [int(line) / 1000 for line in (_first_line(folder / name) for folder in folders) if line.isdigit()]
+        told[key] = None if not values else sum(values) / len(values) if key == "now" else max(values)
+    if told["now"] is None:  # a virtual machine, often: what the processor said when it was asked last
+        values = [float(m) for m in re.findall(r"^cpu MHz\s*: ([\d.]+)", _text(root / "proc/cpuinfo"), re.MULTILINE)]
+        told["now"] = sum(values) / len(values) if values else None
+    return told
+
+
+def temperature(root: Path = Path("/")) -> float | None:
+    """Return the hottest thermal zone or processor sensor in degrees Celsius, None where there is none."""
+    zones = list(root.glob("sys/class/thermal/thermal_zone*/temp"))
+    for sensor in root.glob("sys/class/hwmon/hwmon*"):
+        if _first_line(sensor / "name") in {"coretemp", "k10temp", "zenpower", "cpu_thermal"}:
+            zones += sensor.glob("temp*_input")
+    degrees = [int(line) / 1000 for line in map(_first_line, zones) if line.lstrip("-").isdigit()]
     return max(degrees) if degrees else None
 
 
@@ -124,7 +158,7 @@ def memory_bytes() -> int | None:
         return None
 
 
-@functools.cache
+@lru_cache(maxsize=None)  # noqa: UP033 (functools.cache is not in Python 3.8)
 def packages() -> dict[str, str]:
     """Return the installed versions of PACKAGES by name, without importing any."""
     found = {}
@@ -147,7 +181,7 @@ def _os() -> str:
     return f"{platform.system()} {platform.release()}"
 
 
-@functools.cache
+@lru_cache(maxsize=None)  # noqa: UP033 (functools.cache is not in Python 3.8)
 def _cpuinfo() -> list[str]:
     try:
         return Path("/proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0].splitlines()
@@ -155,11 +189,15 @@ def _cpuinfo() -> list[str]:
         return []
 
 
-def _first_line(path: str | Path) -> str:
+def _text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(errors="replace").partition("\n")[0].strip()
+        return Path(path).read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _first_line(path: str | Path) -> str:
+    return _text(path).partition("\n")[0].strip()
 
 
 def _command(*words: str) -> str:
