@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,10 +36,14 @@ WARM_UP = (0.2, 2.0, 10)
 SETTLED = 0.05
 """Calls longer than these seconds need no settling after another process had the caches."""
 
+IDLE = 1.0
+"""Seconds in which nothing runs, to learn what the device uses then; where it has a meter."""
+
 LOOK = 5.0
 """Seconds between two looks at temperature, frequency and load in a sustained run."""
 
-Tell = Callable[[float, str], None]
+if TYPE_CHECKING:  # Python 3.8 could not evaluate it
+    Tell = Callable[[float, str], None]
 
 
 @dataclass
@@ -62,12 +66,14 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
 
     timed: label, load_s, first_call_s, warm_up, blocks, calls, settle, stopped_by, providers, runtime, peak_memory_bytes,
     peak_memory_above_runtime_bytes. A block: {"nanoseconds": each call's, "wall": of all, "at": when it began, on a clock that all
-    blocks share, "marks": {part: durations}, "joules"}. watched: of a sustained run, what environment.now() said every LOOK seconds.
+    blocks share, "marks": {part: durations}, "joules"}. watched: of a sustained run, environment.point every LOOK seconds, "at_s" from the run's begin, with its "label".
     open_worker(label): a context manager with send, receive and ask, see worker.py. tell(share done, what is being done).
     """
     watched: list[dict[str, Any]] = []
-    before = environment.now()
-    with energy.metered() as meter, contextlib.ExitStack() as stack:
+    meter, no_meter = energy.meter()
+    with contextlib.ExitStack() as stack:
+        if meter is not None:
+            stack.callback(meter.close)
         timed = [Timed(thing["label"], stack.enter_context(open_worker(thing["label"]))) for thing in job["things"]]
         for one, thing in zip(timed, job["things"]):  # noqa: B905 - not in Python 3.8  # all import their runtime at the same time
             one.worker.send(do="start", backend=thing["backend"])
@@ -77,6 +83,8 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
         for place, one in enumerate(timed):
             tell(0.1 * place / len(timed), f"{one.label}: load, first call, warm-up")
             _prepare(one, job["things"][place], job)
+        idle = None if meter is None else meter.idle_watts(IDLE)
+        before = environment.now()
         if job["scenario"] == "sustained":
             _sustain(timed, job, tell, meter, watched)
         else:
@@ -92,7 +100,7 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
             {"label": one.label, "blocks": one.blocks, "calls": one.calls, "settle": one.settle, **one.told} for one in timed
         ],
         "around": environment.around(before, after, job["threads"] * (job.get("streams") or 1)),
-        "energy": meter.told(),
+        "energy": {"source": meter.source if meter else None, "idle_watts": idle, "why": no_meter},
         "watched": watched,
     }
 
@@ -121,11 +129,10 @@ def _prepare(one: Timed, thing: Mapping[str, Any], job: Mapping[str, Any]) -> No
 def _block(one: Timed, job: Mapping[str, Any], meter: Any) -> None:
     """Time one block and keep it."""
     expected = _expected(one)
-    before = meter.joules()
+    before = meter.joules() if meter else None
     command = {"do": "streams", "count": one.calls} if job.get("streams") else {"do": "time", "count": one.calls}
     answer = one.worker.ask(expected=10 * expected, settle=one.settle, **command)
-    joules = meter.joules()
-    answer["joules"] = None if before is None or joules is None else joules - before
+    answer["joules"] = None if before is None else meter.joules() - before
     one.blocks.append(answer)
     one.count += len(answer["nanoseconds"])
     seconds = answer["wall"] / 1e9
@@ -194,12 +201,13 @@ def block_costs(blocks: Sequence[Mapping[str, Any]], streams: Any = None) -> np.
 def _sustain(timed: Sequence[Timed], job: Mapping[str, Any], tell: Tell, meter: Any, watched: list[dict[str, Any]]) -> None:
     """Time one thing after the other without a pause, each for job["minutes"], and look at the machine every LOOK seconds."""
     for place, one in enumerate(timed):
-        begin = time.perf_counter()
-        looked = -LOOK
+        begin, before = time.perf_counter(), environment.now()
+        looked = 0.0
         while (spent := time.perf_counter() - begin) < 60 * job["minutes"] or not one.blocks:
             if spent - looked >= LOOK:
-                looked = spent
-                watched.append({"label": one.label, "at_s": spent, **environment.now()})
+                looked, after = spent, environment.now()
+                watched.append({**environment.point(before, after), "label": one.label, "at_s": spent})
+                before = after
             tell(
                 (place + spent / (60 * job["minutes"])) / len(timed),
                 f"{one.label}: {spent / 60:.1f} of {job['minutes']:g} minutes",

@@ -133,7 +133,8 @@ class Progress:
     def __call__(self, place: int, name: str, share: float, what: str) -> None:
         line = f"[{min(place + 1, self._count)}/{self._count}] {name}: {what}"
         if line != self._last:
-            print(line.ljust(len(self._last)), end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
+            over = sys.stderr.isatty()
+            print(line.ljust(len(self._last)) if over else line, end="\r" if over else "\n", file=sys.stderr, flush=True)
             self._last = line
 
     def end(self) -> None:
