@@ -29,6 +29,7 @@ def measured(
     walls = np.array([block["wall"] / 1e9 for block in blocks])
     counts = np.array([len(block["nanoseconds"]) for block in blocks])
     marks = _marks(blocks)
+    lasting = one["stopped_by"] == "minutes"
     watched = [look for look in told["watched"] if look["label"] == one["label"]]
     made: dict[str, Any] = {
         "load_s": one["load_s"],
@@ -43,9 +44,9 @@ def measured(
         "providers": one["providers"],
         "parts": None,
         "generation": None,
-        "drift": None if watched else statistics.drift(samples, begins),
+        "drift": None if lasting else statistics.drift(samples, begins),
         "outliers": statistics.outliers(samples),
-        "sustained": sustained.analyse(begins, counts * batch / walls, watched) if watched else None,
+        "sustained": sustained.analyse(begins, counts * batch / walls, watched) if lasting else None,
         "energy": _energy(blocks, counts, told["energy"]),
         "environment": {**surrounding, "runtime": one["runtime"]},
     }

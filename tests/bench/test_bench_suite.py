@@ -70,16 +70,15 @@ class Fake:
             timed.append(
                 {
                     "label": thing["label"], "load_s": 0.1, "first_call_s": 0.2, "warm_up": {"count": 3, "seconds": 0.1}, "calls": 10,
-                    "settle": 0, "stopped_by": "interval", "providers": {"CPU": 1}, "runtime": {"none": "1"},
+                    "settle": 0, "stopped_by": "minutes" if job["scenario"] == "sustained" else "interval", "providers": {"CPU": 1}, "runtime": {"none": "1"},
                     "peak_memory_bytes": 5, "peak_memory_above_runtime_bytes": 1, "blocks": blocks,
                 }
             )  # fmt: skip
-        watched = [{"label": thing["label"], "at_s": 0.0} for thing in job["things"]] if job["scenario"] == "sustained" else []
         return {
             "timed": timed,
             "around": {"cpu": "none", "vnni": None, "notes": []},
             "energy": {"source": None, "idle_watts": None, "why": "not available here"},
-            "watched": watched,
+            "watched": [],
         }
 
 
@@ -109,7 +108,9 @@ def test_every_thing_on_every_device_in_every_scenario(fakes: Any, things: tuple
     make, log = fakes
     make("one", {"a": 2e-3, "b": 1e-3})
     make("two", {"a": 4e-3, "b": 8e-3})
-    asked = suite.Suite(things, ("one", "two"), (Bench(**QUICK, batch_sizes=(1, 4)), Bench(**QUICK, latency=False, sustained_minutes=1)))
+    asked = suite.Suite(
+        things, ("one", "two"), (Bench(**QUICK, batch_sizes=(1, 4)), Bench(**QUICK, latency=False, sustained_minutes=1))
+    )
     told = suite.run(asked, tmp_path / "out")
     assert log == [
         "one single-stream 1 a b", "one single-stream 4 a b", "one sustained 1 a b", "one left",
@@ -184,9 +185,7 @@ def test_what_a_device_cannot_do_is_said(fakes: Any, things: tuple[Thing, ...], 
 
 
 def test_a_graph_made_for_one_batch_is_timed_with_that(tmp_path: Path):
-    known = timing.know(
-        [Thing(str(b), "onnxruntime", {"model": model(tmp_path / f"{b}.onnx", b)}) for b in ("batch", 1, 3)]
-    )
+    known = timing.know([Thing(str(b), "onnxruntime", {"model": model(tmp_path / f"{b}.onnx", b)}) for b in ("batch", 1, 3)])
     found = [(c.batch, c.streams, [one.thing.label for one in c.known]) for c in timing.cells(known, Bench(batch_sizes=(1, 8)))]
     assert found == [(1, None, ["batch", "1"]), (8, None, ["batch"]), (3, None, ["3"])]
 
