@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import charts
-from .formats import DASH, Metric, clock, duration, number, size
+from .formats import DASH, Metric, clock, duration, number, share, size
 from .words import Manifest, providers
 
 
@@ -78,6 +78,13 @@ def machine(host: Mapping[str, Any]) -> list[tuple[str, str]]:
     vnni = {True: "yes", False: "no: int8 is slower here, and full-range int8 sums can saturate", None: "not known"}[
         host.get("vnni")
     ]
+    rate = host.get("frequency_mhz") or {}
+    ends = [f"{rate[end]:,.0f}" for end in ("min", "max") if rate.get(end)]
+    more = [("clock rate", f"{' to '.join(ends)} MHz")] if ends else []
+    if host.get("quota_cores"):
+        more.append(("container's quota", f"{host['quota_cores']:g} cores"))
+    if host.get("virtual_machine") is not None:
+        more.append(("virtual machine", "yes" if host["virtual_machine"] else "no"))
     return [
         ("processor", host.get("cpu") or DASH),
         ("cores", cores),
@@ -87,6 +94,7 @@ def machine(host: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("governor", host.get("governor") or DASH),
         ("system", host.get("os") or DASH),
         ("Python", host.get("python") or DASH),
+        *more,
     ]
 
 
@@ -102,7 +110,7 @@ def around(measurement: Mapping[str, Any]) -> dict[str, Any]:
         "threads": m.get("threads") or DASH,
         "providers": providers(m.get("providers") or {}) or DASH,
         "runtime": ", ".join(f"{k} {v}" for k, v in (e.get("runtime") or {}).items() if k != "numpy") or DASH,
-        "load": " to ".join(load) or DASH,
+        "load": (" to ".join(load) or DASH) + (f", {share(e['others'])} by others" if e.get("others") is not None else ""),
         "temperature": f"{' to '.join(hot)} °C" if hot else DASH,
         "warm_up": f"{number(warm_up['count'])} calls, {duration(warm_up['seconds'])}" if warm_up else DASH,
         "blocks": f"{blocks['count']} × {blocks['calls']}" if blocks else DASH,

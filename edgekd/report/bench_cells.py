@@ -73,9 +73,9 @@ def cells(told: Told) -> list[Cell]:
     for m in told["measurements"]:
         found.setdefault((m["device"], m["scenario"], m["batch"], m["streams"]), ([], []))[0].append(m)
     for c in told["comparisons"]:
-        keys = [k for k in found if k[:3] == (c["device"], c["scenario"], c["batch"]) and c["streams"] in (None, k[3])]
-        if keys:
-            found[keys[0]][1].append(c)
+        side = (c["device"], c["scenario"], c["batch"], c["streams"])
+        if side in found:
+            found[side][1].append(c)
     order = list(dict.fromkeys(key[0] for key in found))
     keys = sorted(found, key=lambda key: order.index(key[0]))
     return [Cell(key[0], title(told, key[0]), key[1], key[2], key[3], *found[key]) for key in keys]

@@ -118,6 +118,22 @@ def test_too_few_blocks_name_no_winner(tmp_path: Path):
     assert "the fastest" not in page.text
 
 
+def test_slower_and_unknown_name_no_winner_either(tmp_path: Path):
+    compared = [comparison("w8", 0.8, 0.75, 0.85), comparison("int8", 1.9, None, None)]
+    page = page_of(tmp_path, record([measurement(n) for n in ("fp32", "w8", "int8")], compared))
+    assert "Too few blocks to tell" in page.text
+    assert "the fastest" not in page.text
+
+
+def test_comparisons_stay_with_their_number_of_streams(tmp_path: Path):
+    things = [measurement(n, streams=k) for k in (2, 4, None) for n in ("fp32", "int8")]
+    compared = [comparison("int8", r, 0.9 * r, 1.1 * r, streams=k) for r, k in ((1.2, 4), (1.5, None), (2.0, 2))]
+    text = page_of(tmp_path, record(things, compared)).text
+    assert "single-stream, batch 1, 2 at once int8 is the fastest 2.00× faster" in text
+    assert "single-stream, batch 1, 4 at once int8 is the fastest 1.20× faster" in text
+    assert "single-stream, batch 1 int8 is the fastest 1.50× faster" in text
+
+
 def test_two_that_are_faster_and_alike_share_the_first_place(tmp_path: Path):
     things = [measurement(n, samples=f"{n}.npy") for n in ("fp32", "x", "y")]
     compared = [comparison("x", 1.70, 1.60, 1.80), comparison("y", 1.67, 1.57, 1.77)]
@@ -187,6 +203,10 @@ def test_across_devices_stand_medians_and_an_unpaired_quotient(tmp_path: Path):
     assert "int8 single-stream, batch 1 247 µs 741 µs 3.00× unpaired" in across
     assert "faster" not in across
     assert "slower" not in across.lower()
+    told = three_devices()
+    told["measurements"].append(measurement("t/only-here"))
+    text = page_of(tmp_path, told).text
+    assert "only-here" not in text[text.index("Across devices") : text.index("Compared:")]
     assert "Across devices" not in page_of(tmp_path, record([measurement("fp32"), measurement("int8", PI)])).text
 
 
@@ -261,7 +281,14 @@ def test_the_point_where_throughput_falls_is_marked(tmp_path: Path):
     assert "fp32: Falls by 20 % at 5 min." in page.text
     assert "at the end" in page.text
     assert "80/s 100 a second at the beginning" in page.text
+    hot = falling(temperature_c=[[0.0, 40.0], [300.0, 60.0], [600.0, 80.0]])
+    assert "Temperature, fp32" in page_of(tmp_path, record([hot])).text
+    (beside,) = charts(tmp_path, "From 40")
+    # 36 to 84 degrees over 60 to 8
+    assert line_of(beside, "beside") == [[near(50, 60 - 52 * 4 / 48), near(190, 34), near(330, 60 - 52 * 44 / 48)]]
     assert "minutes" in chart
+    page_of(tmp_path, record([falling(), {**falling(), "artifact": "int8"}]))
+    assert charts(tmp_path, "Median latency against size") == [], "the same things stand in the front of their latency"
 
 
 def test_a_run_that_does_not_fall_has_no_mark_and_one_without_series_says_so(tmp_path: Path):
@@ -316,6 +343,14 @@ def test_without_the_devices_rates_the_roof_is_what_was_held_against(tmp_path: P
     (chart,) = charts(tmp_path, "Roofline")
     assert "matrix rate 50.0\u202fGFLOP/s" in chart
     assert len(line_of(chart, "roof")) == 2
+
+
+def test_a_bandwidth_stands_clear_of_the_axis(tmp_path: Path):
+    # a slope that only begins at the chart's left edge: little room beside it
+    page_of(tmp_path, record([measurement("one", warm=summary(2e-4), roofline=roofline(1e7, 1e6, 2e-4, bandwidth=40e9))]))
+    (chart,) = charts(tmp_path, "Roofline")
+    (place,) = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end" class="axis halo">40.0', chart)
+    assert float(place) - 6.2 * len("40.0 GB/s") >= 54
 
 
 def test_work_is_what_the_roof_counts(tmp_path: Path):
@@ -432,9 +467,27 @@ def test_a_roofline_may_lack_a_number(tmp_path: Path, key: str):
     assert not re.search(r"\b(None|nan|inf)\b", page.text)
 
 
+def test_the_environment_says_what_surrounded_a_measurement(tmp_path: Path):
+    one = measurement("fp32")
+    one["environment"]["others"] = 0.125
+    host = {
+        **benches.HOST,
+        "frequency_mhz": {"now": 2000.0, "min": 1200.0, "max": 4400.0},
+        "virtual_machine": True,
+        "quota_cores": 2.5,
+    }
+    text = page_of(tmp_path, record([one], devices={"local": device(host=host)})).text
+    assert "clock rate 1,200 to 4,400 MHz" in text
+    assert "virtual machine yes" in text
+    assert "container's quota 2.5 cores" in text
+    assert "0.31 to 0.92, 12 % by others 48 to 55 °C" in text
+
+
 def test_numbers_that_are_none_are_taken_as_missing(tmp_path: Path):
     one = measurement("fp32", throughput_per_s=math.nan, warm={**summary(1e-3), "p99_s": math.inf})
     assert not re.search(r"\b(nan|inf)\b", page_of(tmp_path, record([one])).text)
+    one = measurement("fp32", warm={**summary(1e-3), "median_s": math.nan})
+    assert "No warm call was counted" in page_of(tmp_path, record([one])).text
 
 
 def test_missing_and_damaged_samples_leave_out_their_plot_alone(tmp_path: Path):
