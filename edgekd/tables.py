@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,14 +178,16 @@ def bench(found: dict[str, Any]) -> Group:
         parts.append(Fitting(shown, ("memory", "first", "load", "95 %", "per second"), ("artifact", "device", "how")))
     for c in found["comparisons"]:
         where = f"{c['device']}: " if len(devices) > 1 else ""
-        how = f" ({_how(c)})" if c.get("streams") or c["batch"] > 1 else ""
+        how = f" ({_how(c)})" if len({_how(other) for other in found["comparisons"]}) > 1 else ""
         parts.append(Text(where + c["verdict"] + how + (f": {c['why']}" if c.get("why") else "")))
     for m in measured:
         for told in (m.get("sustained"), m.get("drift")):
             if told:
                 parts.append(Text(f"{m['artifact']}, {m['device']}: {told['said']}"))
-    notes = dict.fromkeys(f"{m['device']}: {note}" for m in measured for note in m["environment"].get("notes", []))
-    parts += [Text(note, "yellow") for note in notes]
+    notes = {
+        (m["device"], re.sub(r"[0-9.]+", "", note)): note for m in measured for note in m["environment"].get("notes", [])
+    }  # of those that differ in a number alone, the last
+    parts += [Text(f"{device}: {note}", "yellow") for (device, _), note in notes.items()]
     for one in found.get("skipped", ()):
         what = one["artifact"] or "nothing"
         parts.append(Text(f"not timed: {what} on {one['device']}: {one['reason']}", "yellow"))
