@@ -86,3 +86,41 @@ def test_two_threads_of_a_core_count_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(host, "_first_line", lambda path: pairs.get(Path(path).parent.parent.name, ""))
     assert host.physical_cores() == 2
     _forget()
+
+
+def test_the_older_kind_of_quota_limits_too(monkeypatch: pytest.MonkeyPatch):
+    files = {"cpu.cfs_quota_us": "250000", "cpu.cfs_period_us": "100000"}
+    monkeypatch.setattr(host, "_first_line", lambda path: files.get(Path(path).name, ""))
+    assert host.quota_cores() == 2.5
+    files["cpu.cfs_quota_us"] = "-1"
+    assert host.quota_cores() is None
+
+
+def test_the_clock_rate_is_read_from_the_governor_else_from_cpuinfo(tmp_path: Path):
+    assert host.frequency_mhz(tmp_path) == {"now": None, "min": None, "max": None}
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\ncpu MHz\t\t: 2400.5\n\nprocessor\t: 1\ncpu MHz\t\t: 2600.5\n")
+    assert host.frequency_mhz(tmp_path) == {"now": 2500.5, "min": None, "max": None}
+    for core, values in {"cpu0": ("1000000", "600000", "1800000"), "cpu1": ("2000000", "800000", "2400000")}.items():
+        folder = tmp_path / "sys/devices/system/cpu" / core / "cpufreq"
+        folder.mkdir(parents=True)
+        for name, value in zip(("scaling_cur_freq", "cpuinfo_min_freq", "cpuinfo_max_freq"), values, strict=True):
+            (folder / name).write_text(value + "\n")
+    assert host.frequency_mhz(tmp_path) == {"now": 1500.0, "min": 800.0, "max": 2400.0}
+
+
+def test_the_hottest_sensor_of_the_processor_counts(tmp_path: Path):
+    assert host.temperature(tmp_path) is None
+    sensors = {"thermal/thermal_zone0/temp": "41000", "hwmon/hwmon0/name": "coretemp", "hwmon/hwmon0/temp2_input": "72000",
+               "hwmon/hwmon1/name": "nvme", "hwmon/hwmon1/temp1_input": "99000"}  # fmt: skip
+    for name, value in sensors.items():
+        (tmp_path / "sys/class" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys/class" / name).write_text(value + "\n")
+    assert host.temperature(tmp_path) == 72.0
+
+
+def test_affinity_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda pid: {3, 1}, raising=False)
+    assert host.affinity() == [1, 3]
+    monkeypatch.delattr(host.os, "sched_getaffinity")
+    assert host.affinity() is None

@@ -261,7 +261,7 @@ def _expanded(resampled: np.ndarray, n: int) -> tuple[float, float]:
 
 
 def t_quantile(v: float) -> float:
-    """Return Student's two-sided LEVEL quantile for `v` degrees of freedom, to 0.1 % from 5 on (Abramowitz, Stegun 26.7.5)."""
+    """Return Student's two-sided LEVEL quantile for `v` degrees of freedom, to 0.2 % from 5 on (Abramowitz, Stegun 26.7.5)."""
     z = _Z
     return (
         z
