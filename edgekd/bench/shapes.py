@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-_SMALL = 2048
-"""Bytes up to which a constant's values stay with the graph: shapes depend on those of small ones alone."""
+_SMALL = 256
+"""Elements up to which a constant's values stay with the graph: shapes depend on those of small ones alone."""
 
 
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16, 17: 8, 18: 8,
@@ -129,7 +129,7 @@ def _set_aside(graph: onnx.GraphProto) -> set[str]:
 
     large = set()
     for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.ByteSize() <= _SMALL:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or prod(tensor.dims) <= _SMALL:
             continue
         large.add(tensor.name)
         name, kind, dims = tensor.name, tensor.data_type, list(tensor.dims)

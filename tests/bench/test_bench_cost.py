@@ -357,6 +357,7 @@ def test_shapes_that_are_computed_are_followed_and_cost_nothing(tmp_path: Path):
     ]
     constants = {"zero": np.array(0), "zeros": np.array([0]), "rest": np.array([-1]), "w": zeros(12, 4)}
     file = saved(tmp_path / "m.onnx", nodes, {"x": (FLOAT, ["n", 3, 4])}, {"y": (FLOAT, None)}, constants)
+    assert shapes.shaped(file, {"x": (6, 3, 4)}).how == "inferred"  # without a run
     found = cost(file, {"x": (6, 3, 4)})
     assert [node.name for node in found.nodes] == ["product"]
     assert (found.macs, found.activation_bytes, found.weights_read_bytes) == (6 * 12 * 4, 0, 48 * BYTES)
