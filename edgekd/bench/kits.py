@@ -25,9 +25,9 @@ from ..errors import BadInput
 from ..recipe import Bench
 from . import roofline
 from .cost import Cost, NodeCost, cost
-from .timing import Cell, Comparison, Known, Measurement, Where, cells, job_of, outcome
 from .scenarios import batch_of, random_inputs
 from .things import GraphFacts, Thing
+from .timing import Cell, Comparison, Known, Measurement, Where, cells, job_of, outcome
 
 SCHEMA = 1
 LONGEST = 10**15

@@ -268,6 +268,8 @@ class _Kept:
 
     def bring(self, record: Brought) -> None:
         """Take in what a kit measured on a device; a second record of a device of that name is another device's."""
+        if record.cells and set(record.cells) <= set(self.cells):
+            return  # the same record, given twice
         address, count = record.address, 1
         while address in self.devices:
             count += 1

@@ -52,6 +52,7 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             stack.callback(os.chdir, os.getcwd())
             os.chdir(str(folder))  # workers start here, where nothing hides edgekd
+            os.environ["TMPDIR"] = tempfile.mkdtemp(dir=str(folder))  # ONNX Runtime leaves a file there
             os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(ARCHIVE.resolve()), os.environ.get("PYTHONPATH")) if p)
             record = timed(plan, folder)
     except KeyboardInterrupt:
@@ -170,7 +171,7 @@ def lacks(backend: str) -> str | None:
 
 
 def threads_of(asked: int | None, host: dict[str, Any]) -> int:
-    """Return how many threads the runtime gets, as bench/measure.py has it."""
+    """Return how many threads the runtime gets, as bench/timing.py has it."""
     return int(asked or host.get("physical_cores") or host["cores"])
 
 

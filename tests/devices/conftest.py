@@ -124,24 +124,24 @@ def sshd(_server: Sshd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sshd
     return _server
 
 
+def write_product(file: Path, size: int = 64, beside: bool = False) -> Path:
+    """Write a small ONNX file, y = x W; beside: W in a file of its own."""
+    weights = np.random.default_rng(size).standard_normal((size, size)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", size])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    more = {"save_as_external_data": True, "location": f"{file.stem}.weights", "size_threshold": 0} if beside else {}
+    onnx.save(model, str(file), **more)
+    return file
+
+
 @pytest.fixture
 def product(tmp_path: Path):
-    """Return product(name, size): a small ONNX file, y = x W, its weights in a file beside it when `beside`."""
-
-    def make(name: str, size: int = 64, beside: bool = False) -> Path:
-        weights = np.random.default_rng(size).standard_normal((size, size)).astype(np.float32)
-        graph = helper.make_graph(
-            [helper.make_node("MatMul", ["x", "w"], ["y"])],
-            "product",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", size])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", size])],
-            [numpy_helper.from_array(weights, "w")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        model.ir_version = 8
-        file = tmp_path / f"{name}.onnx"
-        more = {"save_as_external_data": True, "location": f"{name}.weights", "size_threshold": 0} if beside else {}
-        onnx.save(model, str(file), **more)
-        return file
-
-    return make
+    """Return product(name, size, beside): a small ONNX file of that name."""
+    return lambda name, size=64, beside=False: write_product(tmp_path / f"{name}.onnx", size, beside)

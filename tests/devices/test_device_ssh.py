@@ -101,7 +101,7 @@ def test_one_connection_serves_many_orders(sshd, product, monkeypatch, tmp_path)
 
 def measure_in(device, things, folder):
     """Time things on a device that was entered."""
-    from edgekd.bench.measure import cells, know, run_cell
+    from edgekd.bench.timing import cells, know, run_cell
 
     return [run_cell(cell, device, QUICK, folder) for cell in cells(know(things), QUICK)]
 
