@@ -66,8 +66,8 @@ def test_slow_machines_leave_large_matrices_out(monkeypatch: pytest.MonkeyPatch)
         return 1.0
 
     monkeypatch.setattr(rates, "_fastest", slow)
-    assert rates.matrix_rate(1.0) == (2 * 512**3, 512)
-    assert asked == [512]
+    assert rates.matrix_rate(1.0) == (2 * 256**3, 256)
+    assert asked == [256]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
