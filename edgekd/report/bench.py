@@ -111,12 +111,16 @@ def _table(told: Told, address: str, found: list[Cell], short: Mapping[str, str]
         if s.get("device", address) == address
     ]
     notes, energy = [], []
-    for m in (m for cell in mine for m in cell.measurements):
-        if (m["drift"] or {}).get("said"):
-            notes.append(f"{short[m['artifact']]}: {sentence(m['drift']['said'])}")
-        notes += [sentence(note) for note in m["environment"].get("notes") or []]
-        if (m["energy"] or {}).get("joules_per_call") is None:
-            energy.append(sentence((m["energy"] or {}).get("why") or "not measured"))
+    for cell in mine:
+        said = []
+        for m in cell.measurements:
+            if (m["drift"] or {}).get("said"):
+                said.append(f"{short[m['artifact']]}: {sentence(m['drift']['said'])}")
+            said += [sentence(note) for note in m["environment"].get("notes") or []]
+            if (m["energy"] or {}).get("joules_per_call") is None:
+                energy.append(sentence((m["energy"] or {}).get("why") or "not measured"))
+        if said:
+            notes.append((f"{cell.words}. " if len(mine) > 1 else "") + " ".join(dict.fromkeys(said)))
     energies = [f"Energy: {why[:1].lower() + why[1:]}" for why in dict.fromkeys(energy)]
     return {
         "title": title(told, address),

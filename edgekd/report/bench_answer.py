@@ -9,7 +9,7 @@ import numpy as np
 
 from ..bench import statistics
 from .bench_cells import Cell, Told
-from .formats import duration, prefixed, share, size, throughput, times
+from .formats import clock, duration, prefixed, share, size, throughput, times
 from .words import kind_of, sentence
 
 Samples = Mapping[str, np.ndarray]
@@ -24,7 +24,9 @@ def answers(cell: Cell, names: Mapping[str, str], samples: Samples) -> list[dict
         for label in [control, *(c["candidate"] for c in against)]:
             left.pop(label, None)
         found.append(_answer(cell, _judged(cell, control, against, names, samples), against, names))
-    if left:
+    if left and cell.scenario == "sustained":
+        found.append(_lasting(cell, list(left.values()), names))
+    elif left:
         found.append(_answer(cell, _alone(list(left.values()), names), [], names, list(left.values())))
     return found
 
@@ -63,6 +65,34 @@ def _answer(
         "also": also,
         "facts": facts(fastest) if fastest else [],
         "of": names.get(best, best) if best and len(involved) > 1 else None,
+    }
+
+
+def _lasting(cell: Cell, things: Sequence[Told], names: Mapping[str, str]) -> dict[str, Any]:
+    """Say which things' throughput fell over minutes. They ran one after the other, so nothing is compared."""
+    known = [(names[m["artifact"]], m["sustained"] or {}) for m in things]
+    fallen = [f"{name} at {clock(told['fell_at_s'])}" for name, told in known if told.get("fell_at_s") is not None]
+    held = all((told.get("said") or "").startswith("throughput held") for _, told in known)
+    say = f"Throughput falls: {_list(fallen)}" if fallen else "Throughput held" if held else "No fall found"
+    many = len(things) > 1
+    ran = "One after the other, each without a pause: their speeds are not compared." if many else "Without a pause."
+    ends = [
+        (
+            f"{name} at the end",
+            f"{throughput(told['last_per_s'])}/s",
+            f"{throughput(told.get('first_per_s'))}/s at the beginning",
+        )
+        for name, told in known
+        if told.get("last_per_s")
+    ]
+    return {
+        "target": f"{cell.title} · {cell.words}",
+        "say": say,
+        "kind": "bad" if fallen else "good" if held else "unsure",
+        "why": ran,
+        "also": [f"{name}: {sentence(told['said'])}" for name, told in known if told.get("said")],
+        "facts": ends if many else facts(things[0]),
+        "of": None,
     }
 
 

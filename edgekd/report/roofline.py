@@ -5,7 +5,6 @@ Williams, Waterman and Patterson, "Roofline" (CACM 2009).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,19 +125,15 @@ def _chart(spots: Sequence[Spot], ceilings: Mapping[str, float], slopes: Sequenc
     parts.append(text(2, 9, "FLOP/s", class_="axis"))
     taken: list[Box] = []
     highest = max(ceilings.values())
+    at = [(x(s.x), y(s.y)) for s in spots]
     for slope in slopes:
-        begin = max(x_domain[0], y_domain[0] / slope)
-        end = highest / slope
+        begin, end = max(x_domain[0], y_domain[0] / slope), highest / slope
         if begin < end:
-            parts.append(path([(x(begin), y(slope * begin)), (x(end), y(highest))], "roof"))
-            words = prefixed(slope, "B/s")
-            place = max((x(begin) + x(end)) / 2, LEFT + width(words) + 9)  # its words lie to its left, clear of the axis
-            rise = (place - x(begin)) / (x(end) - x(begin))
-            if rise <= 1:
-                height = y(slope * begin) + rise * (y(highest) - y(slope * begin))
-                parts.append(_words(place - 7, height, words, "end", taken))
-            else:
-                parts.append(_words((x(begin) + x(end)) / 2 + 9, y(slope * math.sqrt(begin * end)) + 6, words, "start", taken))
+            ends = (x(begin), y(slope * begin)), (x(end), y(highest))
+            parts.append(path(ends, "roof"))
+            if slope == slopes[0]:
+                said = " and ".join(prefixed(s, "B/s") for s in slopes)
+                parts.append(_beside(ends, said, at, taken, alone=len(slopes) == 1))
     heights = svg.spread([y(v) - 6 for v in ceilings.values()], 12, TOP - 4, BOTTOM)
     for (name, ceiling), height in zip(ceilings.items(), heights, strict=True):
         begin = max(x_domain[0], min(ceiling / slope for slope in slopes))
@@ -147,6 +142,27 @@ def _chart(spots: Sequence[Spot], ceilings: Mapping[str, float], slopes: Sequenc
     parts += named(spots, x, y, (LEFT, TOP, RIGHT + 8, BOTTOM), taken)
     told = ", ".join(f"{s.name} {prefixed(s.y, 'FLOP/s')} at {digits(s.x)} FLOP a byte" for s in spots)
     return svg.chart(WIDTH, HEIGHT, parts, f"Roofline: {told}")
+
+
+def _beside(
+    ends: tuple[tuple[float, float], tuple[float, float]],
+    words: str,
+    spots: Sequence[tuple[float, float]],
+    taken: list[Box],
+    alone: bool,
+) -> Markup:
+    """Write beside a slope: to its left where it is the only one and the axis leaves room, else to its right, off the points."""
+    (left, bottom), (right, top) = ends
+    middle, wide = max((left + right) / 2, LEFT + width(words) + 9), width(words)
+    if alone and middle <= right:
+        return _words(middle - 7, bottom + (middle - left) / (right - left) * (top - bottom), words, "end", taken)
+
+    def hit(rise: float) -> int:
+        x, y = left + rise * (right - left) + 9, bottom + rise * (top - bottom)
+        return sum(x - 6 < px < x + wide + 6 and y - 12 < py < y + 12 for px, py in spots)
+
+    rise = min((0.3, 0.15, 0.45, 0.6), key=hit)
+    return _words(left + rise * (right - left) + 9, bottom + rise * (top - bottom), words, "start", taken)
 
 
 def _words(x: float, y: float, words: str, anchor: str, taken: list[Box]) -> Markup:

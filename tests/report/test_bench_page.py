@@ -234,7 +234,9 @@ def test_drift_and_notes_are_said(tmp_path: Path):
     one["environment"]["notes"] = ["the machine was busy"]
     text = page_of(tmp_path, record([one])).text
     assert "fp32: Slower by 10 %." in text
-    assert "The machine was busy." in text
+    assert "fp32: Slower by 10 %. The machine was busy." in text
+    text = page_of(tmp_path, record([one, {**one, "batch": 8}])).text
+    assert "single-stream, batch 8. fp32: Slower by 10 %." in text
 
 
 # every call
@@ -281,6 +283,7 @@ def test_the_point_where_throughput_falls_is_marked(tmp_path: Path):
     assert "fp32: Falls by 20 % at 5 min." in page.text
     assert "at the end" in page.text
     assert "80/s 100 a second at the beginning" in page.text
+    assert "sustained, batch 1 Throughput falls: fp32 at 5 min 0 s Without a pause." in page.text
     hot = falling(temperature_c=[[0.0, 40.0], [300.0, 60.0], [600.0, 80.0]])
     assert "Temperature, fp32" in page_of(tmp_path, record([hot])).text
     (beside,) = charts(tmp_path, "From 40")
@@ -289,6 +292,16 @@ def test_the_point_where_throughput_falls_is_marked(tmp_path: Path):
     assert "minutes" in chart
     page_of(tmp_path, record([falling(), {**falling(), "artifact": "int8"}]))
     assert charts(tmp_path, "Median latency against size") == [], "the same things stand in the front of their latency"
+
+
+def test_sustained_runs_are_not_compared(tmp_path: Path):
+    held = {**falling(fell_at_s=None, said="throughput held for 10 min: 100 a second"), "artifact": "int8"}
+    text = page_of(tmp_path, record([held, {**held, "artifact": "w8"}])).text
+    assert "Throughput held One after the other, each without a pause: their speeds are not compared." in text
+    assert "w8 at the end 80/s 100/s at the beginning" in text
+    assert "Throughput falls: fp32 at 5 min 0 s One after" in page_of(tmp_path, record([held, falling()])).text
+    short = falling(fell_at_s=None, said="5 blocks are too few to say whether throughput held; 60 are needed")
+    assert "No fall found" in page_of(tmp_path, record([short])).text
 
 
 def test_a_run_that_does_not_fall_has_no_mark_and_one_without_series_says_so(tmp_path: Path):
@@ -343,6 +356,20 @@ def test_without_the_devices_rates_the_roof_is_what_was_held_against(tmp_path: P
     (chart,) = charts(tmp_path, "Roofline")
     assert "matrix rate 50.0\u202fGFLOP/s" in chart
     assert len(line_of(chart, "roof")) == 2
+
+
+def test_two_bandwidths_are_named_to_the_right_of_both(tmp_path: Path):
+    """One thing goes through a cache, the other through memory."""
+    things = [
+        measurement("one", warm=summary(2e-4), roofline=roofline(1e7, 1e6, 2e-4, bandwidth=80e9)),
+        measurement("two", warm=summary(2e-4), roofline=roofline(1e7, 9e6, 2e-4, bandwidth=40e9)),
+    ]
+    page_of(tmp_path, record(things))
+    (chart,) = charts(tmp_path, "Roofline")
+    slow, fast = line_of(chart, "roof")[:2]
+    ((x, y),) = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="axis halo">40.0\u202fGB/s and 80.0\u202fGB/s<', chart)
+    for (left, bottom), (right, top) in (slow, fast):
+        assert float(x) > left + (bottom - float(y)) / (bottom - top) * (right - left)
 
 
 def test_a_bandwidth_stands_clear_of_the_axis(tmp_path: Path):
