@@ -6,7 +6,7 @@ python -m edgekd.bench.agent FOLDER   with FOLDER/order.json, in which paths are
 {"do": "describe", "runtimes": {module: [distribution, ...]}} -> {"result": {"host": environment.describe(), "runtimes": {module:
     version | null}}}
 {"do": "rates", "threads"}                -> {"result": see rates.py}
-A failure is {"error": message, "kind": "thing" (it is the artifact's) | "device"}, and exit code 1. The end of standard input means
+A failure is {"error": message, "kind": "thing" (it is the artifact's, whose "label" is told) | "device"}, and exit code 1. The end of standard input means
 that whoever gave the order is gone: everything here ends at once, and the folder with it, which is this order's alone.
 """
 
@@ -22,6 +22,8 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+
+from .process import Worker, WorkerDied
 
 
 def main(folder: str) -> int:
@@ -43,9 +45,11 @@ def main(folder: str) -> int:
         name = error.name or str(error)
         tell(error=f"{name} is not installed for {sys.executable}: {sys.executable} -m pip install {name}", kind="device")
         return 1
+    except WorkerDied as error:
+        tell(error=str(error), kind="thing", label=error.label)
+        return 1
     except Exception as error:
-        kind = "thing" if type(error).__name__ == "WorkerDied" else "device"
-        tell(error=str(error) if kind == "thing" else f"{type(error).__name__}: {error}", kind=kind)
+        tell(error=f"{type(error).__name__}: {error}", kind="device")
         return 1
     return 0
 
@@ -63,7 +67,6 @@ def _obey(order: dict[str, Any], folder: Path, tell: Any) -> dict[str, Any]:
 
         return rates.measure(order["threads"])
     from . import schedule
-    from .process import Worker
 
     return schedule.run(here(order["job"], folder), Worker, lambda share, what: tell(progress=[share, what]))
 

@@ -19,7 +19,14 @@ STARTED: tuple[str, ...] = (sys.executable, "-m", "edgekd.bench.worker")
 
 
 class WorkerDied(EdgekdError):
-    """The runtime failed, crashed or hung on an artifact: names the artifact and shows the end of what it printed."""
+    """The runtime failed, crashed or hung on an artifact: names the artifact and shows the end of what it printed.
+
+    label: the artifact's, where it is known.
+    """
+
+    def __init__(self, message: str, label: str | None = None) -> None:
+        super().__init__(message)
+        self.label = label
 
 
 class Worker:
@@ -101,4 +108,4 @@ class Worker:
         printed = self._printed.read().decode(errors="replace").strip().splitlines()[-12:]
         told = [error] if error else []
         tail = [f"  {line}" for line in told + printed]
-        return WorkerDied("\n".join([f"{self.label}: the process that timed it {how}", *tail]))
+        return WorkerDied("\n".join([f"{self.label}: the process that timed it {how}", *tail]), self.label)

@@ -98,25 +98,26 @@ def timed(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     say = Progress(len(plan["cells"]))
     for place, cell in enumerate(plan["cells"]):
         chosen = [at for at, index in enumerate(cell["things"]) if not reasons[index]]
-        if not chosen:
-            continue
-        job = dict(cell["job"], things=[cell["job"]["things"][at] for at in chosen])
-        job["threads"] = max(1, threads // (job["streams"] or 1))
-        job["control"] = chosen.index(job["control"]) if job["control"] in chosen else 0
-        made = {"place": place, "things": [cell["things"][at] for at in chosen]}  # type: dict[str, Any]
-        try:
-            made["told"] = schedule.run(here(job, folder), Worker, functools.partial(say, place, cell["name"]))
-        except WorkerDied as error:
-            made["error"] = str(error)
-            print(f"\n{error}", file=sys.stderr)
-        except KeyboardInterrupt:
-            if not cells:
-                raise
-            made["error"] = "interrupted on the device"
-            print("\ninterrupted: what was measured is kept", file=sys.stderr)
+        while chosen:
+            job = dict(cell["job"], things=[cell["job"]["things"][at] for at in chosen])
+            job["threads"] = max(1, threads // (job["streams"] or 1))
+            job["control"] = chosen.index(job["control"]) if job["control"] in chosen else 0
+            made = {"place": place, "things": [cell["things"][at] for at in chosen]}  # type: dict[str, Any]
+            try:
+                made["told"] = schedule.run(here(job, folder), Worker, functools.partial(say, place, cell["name"]))
+                chosen = []
+            except WorkerDied as error:  # the others are timed without it
+                print(f"\n{error}", file=sys.stderr)
+                failed = [at for at in chosen if cell["job"]["things"][at]["label"] == error.label] or chosen
+                made = {"place": place, "things": [cell["things"][at] for at in failed], "error": str(error)}
+                chosen = [at for at in chosen if at not in failed]
+            except KeyboardInterrupt:
+                if not any("told" in cell for cell in cells):
+                    raise
+                print("\ninterrupted: what was measured is kept", file=sys.stderr)
+                cells.append(dict(made, error="interrupted on the device"))
+                return record
             cells.append(made)
-            break
-        cells.append(made)
     if plan["roofline"] and any("told" in cell for cell in cells):
         say(len(plan["cells"]), "rates", 1.0, "what this machine can do")
         with contextlib.suppress(Exception):  # a sentence less in the report

@@ -136,7 +136,7 @@ class Link:
                 break
         if failed:
             if failed["kind"] == "thing":
-                raise WorkerDied(f"{failed['error']}\n  on {self.address}")
+                raise WorkerDied(f"{failed['error']}\n  on {self.address}", failed.get("label"))
             raise Missing(f"{self.address}: {failed['error']}")
         if not isinstance(result, dict):
             raise Missing(f"{self.address}: what measures there ended {_ended(event['ended'])}, and said nothing{self._tail()}")

@@ -342,6 +342,27 @@ def test_interrupted(carried, tmp_path):
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_one_that_fails_stops_no_other(carried, tmp_path):
+    """A thing that the runtime there refuses is left out, with what it said; the other is timed without it."""
+    known = carried[2][1]
+    odd = onnx.load(str(known.thing.file))
+    odd.graph.node[0].op_type, odd.graph.node[0].domain = "NoSuchOperator", "nowhere"
+    (tmp_path / "odd.onnx").write_bytes(odd.SerializeToString())
+    broken = replace(known, thing=replace(known.thing, label="odd", files={"model": tmp_path / "odd.onnx"}))
+    kits.write([broken, known], QUICK.model_copy(update={"streams": ()}), tmp_path / "two.pyz")
+    code, _, errors = finished(start(tmp_path / "two.pyz", tmp_path, "-o", "two.json"))
+    assert code == 0
+    assert "odd: the process that timed it failed" in errors
+    brought = kits.read(tmp_path / "two.json")
+    ((left_out),) = brought.skipped
+    assert left_out["artifact"] == "odd"
+    assert "NoSuchOperator" in left_out["reason"]
+    ((made),) = brought.cells.values()
+    measurements, comparisons = made(tmp_path / "samples", brought.address)
+    assert [one["artifact"] for one in measurements] == ["small"]
+    assert comparisons == []
+
+
 def replace_seconds(seconds: float) -> Bench:
     return QUICK.model_copy(update={"min_seconds": seconds, "max_seconds": 2 * seconds})
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from devices.conftest import Sshd, write_key
 
-from edgekd.bench import measure
+from edgekd.bench import measure, suite
 from edgekd.bench.process import WorkerDied
 from edgekd.bench.things import Thing, thing_from
-from edgekd.devices import link, open_device, packing
+from edgekd.devices import found, link, open_device, packing
+from edgekd.devices.ssh import Ssh
 from edgekd.errors import BadInput, Missing
 from edgekd.recipe import Bench
 
@@ -259,7 +260,7 @@ def test_addresses():
 
 EDGEKD = """
 import sys
-from edgekd.bench import measure
+from edgekd.bench import measure, suite
 from edgekd.bench.things import thing_from
 from edgekd.devices import open_device
 from edgekd.errors import EdgekdError
@@ -360,6 +361,42 @@ def test_silence_ends_it(sshd, product, monkeypatch, tmp_path):
         os.kill(stopped, signal.SIGCONT)
     thread.join(30)
     assert "heard nothing from the caller for 1.5 s" in str(failed[0])
+
+
+def test_a_suite_goes_on_after_a_lost_connection(sshd, product, monkeypatch, tmp_path):
+    """A connection that is lost midway costs the cell that was under way; the same command again measures what is left, no more."""
+    things = (thing_from(product("net")),)
+    wanted = suite.Suite(things, (sshd.address,), (QUICK, QUICK.model_copy(update={"batch_sizes": (2,)})))
+    run, runs = Ssh.run, []
+
+    def lost_in_the_second(self, job, tell):
+        runs.append(job["batch"])
+        if runs == [1, 2]:
+            os.kill(client(sshd), signal.SIGKILL)
+        return run(self, job, tell)
+
+    monkeypatch.setattr(Ssh, "run", lost_in_the_second)
+    with pytest.raises(Missing, match=r"(?s)connection was lost.*goes on with what is left") as caught:
+        suite.run(wanted, tmp_path / "out", resume=True)
+    assert str(tmp_path / "out") in str(caught.value)
+    assert [one["batch"] for one in json.loads((tmp_path / "out" / "bench.json").read_text())["measurements"]] == [1]
+    assert sshd.left() == ([], [])
+    told = suite.run(wanted, tmp_path / "out", resume=True)
+    assert [one["batch"] for one in told["measurements"]] == [1, 2]
+    assert runs == [1, 2, 2]
+
+
+def test_found(sshd):
+    """`edgekd devices` says of each address whether it was reached, what it is and what it runs, or why not."""
+    reached, lost, here = found.probe([sshd.address, "ssh://127.0.0.1:1", "local"])
+    assert reached["reached"]
+    assert reached["host"]["cores"] == here["host"]["cores"]
+    assert reached["runtimes"] == here["runtimes"]
+    assert reached["runtimes"]["numpy"] == np.__version__
+    assert (lost["reached"], lost["host"], lost["address"]) == (False, {}, "ssh://127.0.0.1:1")
+    assert lost["why"].startswith("it cannot be reached")
+    with pytest.raises(BadInput):
+        found.probe(["nowhere"])
 
 
 def test_rates_are_kept(sshd, monkeypatch, tmp_path):
