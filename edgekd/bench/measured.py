@@ -46,7 +46,7 @@ def measured(
         "generation": None,
         "drift": None if lasting else statistics.drift(samples, begins),
         "outliers": statistics.outliers(samples),
-        "sustained": sustained.analyse(begins, counts * batch / walls, watched) if lasting else None,
+        "sustained": _sustained(begins, counts * batch / walls, watched) if lasting else None,
         "energy": _energy(blocks, counts, told["energy"]),
         "environment": {**surrounding, "runtime": one["runtime"]},
     }
@@ -55,6 +55,14 @@ def measured(
     elif marks:
         made["parts"] = {part: statistics.summary(values) for part, values in marks.items()}
     return made
+
+
+def _sustained(begins: np.ndarray, per_s: np.ndarray, watched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Analyse a sustained run; what was watched beside it stands in `temperature_c` and `frequency_mhz`, [[seconds, value], ...]."""
+    told = sustained.analyse(begins, per_s, watched)
+    for name in ("temperature_c", "frequency_mhz"):
+        told[name] = [[look["at_s"], look[name]] for look in watched if look.get(name) is not None] or None
+    return told
 
 
 def _marks(blocks: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
