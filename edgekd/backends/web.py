@@ -34,6 +34,7 @@ PACKAGES = ("onnx", "onnxruntime")
 OPTIONS = {"provider": ("wasm", "webgpu")}
 CHECK = Path(pages.__file__)
 PAGE = Path(__file__).with_name("web_page.html")
+CLOCK = Path(__file__).with_name("web_clock.mjs")
 VERSION = "1.30.0"
 """Of onnxruntime-web, that edgekd was tried with."""
 VARIABLE = pages.VARIABLE
@@ -62,16 +63,16 @@ def executes(target: Target) -> Means:
     if program is None:
         return Means(None, str(chromium.missing()))
     if runtime is None:
-        return Means(None, _no_runtime())
+        return Means(None, no_runtime())
     if reason := _broken(_provider(target), program, runtime):
         return Means(None, reason)
-    where = f"by onnxruntime-web {_version(runtime)} in headless {chromium.version(program)} on {platform.machine()}"
+    where = f"by onnxruntime-web {runtime_version(runtime)} in headless {chromium.version(program)} on {platform.machine()}"
     if _provider(target) == "wasm":
         return Means("runtime", where)
     return Means("runtime", f"{where}, on SwiftShader, a software GPU: what it computes counts, its time does not", slow=True)
 
 
-def _version(runtime: Path) -> str:
+def runtime_version(runtime: Path) -> str:
     """Return the version of the onnxruntime-web whose dist folder this is; "?" where its package.json is not beside."""
     try:
         return str(json.loads((runtime.parent / "package.json").read_text(encoding="utf-8"))["version"])
@@ -94,7 +95,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
         for source in variant.graphs.values():
             for file in files_of(source):
                 shutil.copyfile(file, folder / file.name)
-    (folder / "check.html").write_text(_page(_provider(target)), encoding="utf-8")
+    (folder / "check.html").write_text(page_of(_provider(target)), encoding="utf-8")
     return made
 
 
@@ -143,9 +144,9 @@ class Browser:
     def __init__(self, provider: str, threads: int) -> None:
         runtime = runtime_folder()
         if runtime is None:
-            raise Missing(_no_runtime())
+            raise Missing(no_runtime())
         self.sessions = 0
-        self.page = pages.Page(_page(provider), runtime, threads)
+        self.page = pages.Page(page_of(provider), runtime, threads)
         try:
             self.chromium = chromium.Chromium(self.page.address, software_gpu=provider == "webgpu")
         except BaseException:
@@ -217,7 +218,7 @@ def runtime_folder() -> Path | None:
     return next((place for place in places if (place / "ort.wasm.min.mjs").is_file()), None)
 
 
-def _no_runtime() -> str:
+def no_runtime() -> str:
     """Say that onnxruntime-web is not here, and what to do."""
     if told := os.environ.get(VARIABLE):
         return f"{VARIABLE} is set to `{told}`, where no ort.wasm.min.mjs lies. To get onnxruntime-web: {HOW}"
@@ -241,7 +242,8 @@ def _provider(target: Target | None) -> str:
     return str(target.options.get("provider", "wasm")) if target else "wasm"
 
 
-def _page(provider: str) -> str:
+def page_of(provider: str, clock: bool = False) -> str:
+    """Return the page that runs models on a provider, "wasm" or "webgpu". clock: it fetches /clock.mjs, and can time them."""
     html = PAGE.read_text(encoding="utf-8")
     assert 'data-provider="wasm"' in html
-    return html.replace('data-provider="wasm"', f'data-provider="{provider}"')
+    return html.replace('data-provider="wasm"', f'data-provider="{provider}"' + " data-clock" * clock)

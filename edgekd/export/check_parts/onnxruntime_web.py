@@ -55,18 +55,19 @@ def unpack(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 class Page:
-    """A server on localhost for one page: hands it jobs, takes their results. address: what the browser is to open.
+    """A server for one page: hands it jobs, takes their results. address: what the browser is to open.
 
     page: the HTML shown; runtime: onnxruntime-web's dist folder; threads: of it (0: as many as it takes itself).
-    facts: what the page told of itself.
+    at: host and port to serve on (port 0: any that is free). facts: what the page told of itself.
     """
 
-    def __init__(self, page: str, runtime: Path, threads: int) -> None:
+    def __init__(self, page: str, runtime: Path, threads: int, at: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.files: dict[str, Path] = {}
         self.facts: dict[str, Any] = {}
         self._jobs: queue.Queue[bytes] = queue.Queue()
         self._results: queue.Queue[bytes] = queue.Queue()
         self._lock, self._count, self._threads = threading.Lock(), 0, threads
+        self._guard, self._name, self._connected, self._left = threading.Lock(), "", 0, time.monotonic()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,6 +75,14 @@ class Page:
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
+
+            def setup(self) -> None:
+                super().setup()
+                owner._connect(1)
+
+            def finish(self) -> None:
+                owner._connect(-1)
+                super().finish()
 
             def answer(self, status: int, body: bytes = b"", kind: str = "application/octet-stream") -> None:
                 self.send_response(status)
@@ -85,7 +94,7 @@ class Page:
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
                 if path == "/job":
-                    return self.job()
+                    return self.job() if owner._first(urlsplit(self.path).query) else self.answer(409)
                 if path == "/":
                     return self.answer(200, page.encode("utf-8"), "text/html; charset=utf-8")
                 name = path.rpartition("/")[2]
@@ -114,12 +123,29 @@ class Page:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass  # a browser that goes away in the middle of an answer
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(at, Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/?threads={self._threads}"
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}/?threads={self._threads}"
+
+    @property
+    def alone(self) -> float:
+        """Seconds since the last browser went: 0 while one is connected."""
+        with self._guard:
+            return 0.0 if self._connected else time.monotonic() - self._left
+
+    def _connect(self, change: int) -> None:
+        with self._guard:
+            self._connected, self._left = self._connected + change, time.monotonic()
+
+    def _first(self, name: str) -> bool:
+        """Say whether a page may have work: pages that name themselves only if they were the first to ask."""
+        with self._guard:
+            self._name = self._name or name
+            return not name or name == self._name
 
     def wait(self, alive: Any = None, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait until a browser opened the page and the runtime is loaded there; return what it says of itself."""
