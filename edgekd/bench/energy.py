@@ -108,13 +108,9 @@ def powermetrics_watts(line: str) -> float | None:
 
 
 def _rapl(root: Path) -> Meter | None:
-    zones = [
-        zone
-        for zone in sorted(
-            root.glob("sys/class/powercap/intel-rapl:*")
-        )  # AMD's too; intel-rapl-mmio:0 is the same package again
-        if re.match(r"intel-rapl:\d+$", zone.name) and _line(zone / "name").startswith("package")
-    ]
+    # AMD's too. Not intel-rapl-mmio:0, the same package again; not core and dram, parts of it; not psys, the board around it
+    zones = sorted(root.glob("sys/class/powercap/intel-rapl:*"))
+    zones = [zone for zone in zones if _line(zone / "name").startswith("package")]
     if not zones:
         return None
     try:

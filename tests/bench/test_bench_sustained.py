@@ -23,7 +23,7 @@ def recorded(**series: np.ndarray) -> list[dict[str, float | None]]:
 
 
 def test_noise_alone_is_no_fall():
-    held = [sustained.analyse(TIMES, rates(seed, np.ones(400))) for seed in range(40)]
+    held = [sustained.analyse(TIMES, rates(seed, np.ones(400), noise=0.15)) for seed in range(40)]
     assert sum(told["fell_at_s"] is not None for told in held) <= 1
     assert held[0]["said"].startswith("throughput held for 10.0 min: ")
     assert (held[0]["change"], held[0]["cause"], held[0]["back_at_s"]) == (None, None, None)
