@@ -33,7 +33,7 @@ def analyse(
 ) -> dict[str, Any]:
     """Analyse a sustained run: times_s (n,) in seconds when each block began, increasing; per_s (n,) samples a second in it.
 
-    environment: points in time, each {"at_s", "temperature_c", "frequency_mhz", "others"} (others: share of the machine's
+    environment: points in time, each {"at_s" (on the clock of times_s), "temperature_c", "frequency_mhz", "others"} (others: share of the machine's
     cores that other processes used around then, 0 to 1); what is not known is None or absent.
     Returns minutes, first_per_s and last_per_s (medians of the first and last tenth), fell_at_s, back_at_s, change (while it was
     slow, relative to before), cause ("warm", "clock", "others", "unknown"), all four None where it did not fall or not come
@@ -47,6 +47,7 @@ def analyse(
     at, rates = np.asarray(times_s, dtype=np.float64), np.asarray(per_s, dtype=np.float64)
     if len(at) != len(rates) or len(at) < 2 or not (rates > 0).all():
         raise ValueError(f"a sustained run needs times and rates above 0, two at least: {len(at)} and {len(rates)}")
+    recorded = [{**point, "at_s": (point.get("at_s") or 0.0) - float(at[0])} for point in environment]
     at = at - at[0]
     series = _bins(at, rates, POINTS)
     tenth = max(1, len(rates) // 10)
@@ -68,7 +69,7 @@ def analyse(
             said = f"{len(at)} blocks are too few to say whether throughput held; {FEWEST} are needed"
         return {**told, "said": said}
     fell, back, change = found
-    cause, reason = _cause(environment, fell, back if back is not None else float(at[-1]) + 1, change)
+    cause, reason = _cause(recorded, fell, back if back is not None else float(at[-1]) + 1, change)
     lasting = f"came back at {_minutes(back)}" if back is not None else "did not come back"
     said = f"throughput fell by {-change:.0%} at {_minutes(fell)} and {lasting}: {reason}"
     return {**told, "fell_at_s": fell, "back_at_s": back, "change": change, "cause": cause, "said": said}

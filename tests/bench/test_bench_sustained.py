@@ -95,6 +95,8 @@ def test_the_cause_is_read_from_what_was_recorded(series: dict[str, np.ndarray],
     told = sustained.analyse(TIMES, rates(5, HALF), recorded(**series))
     assert told["cause"] == cause
     assert words in told["said"]
+    later = [{**point, "at_s": (point["at_s"] or 0) + 5000} for point in recorded(**series)]
+    assert sustained.analyse(TIMES + 5000, rates(5, HALF), later) == told, "whatever the clock starts at"
 
 
 def test_what_is_told_is_plain_json_with_few_points():
