@@ -42,6 +42,9 @@ def main() -> int:
     if not out.parent.is_dir():
         parser.error(f"{out.parent}: no such folder")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if sys.version_info < (3, 8):
+        print(f"Python {platform.python_version()} is too old: 3.8 or newer is needed", file=sys.stderr)
+        return MISSING
     try:
         import numpy  # noqa: F401
     except ImportError:
