@@ -15,6 +15,7 @@ from ..bench import environment, schedule
 from ..errors import BadInput, Missing, first_line
 from ..export.check_parts import onnxruntime_web as pages
 from .browser_worker import PageWorker
+from .elsewhere import elsewhere
 
 if TYPE_CHECKING:
     from ..bench.things import Thing
@@ -91,7 +92,8 @@ class Browser:
 
         told = schedule.run(job, open_worker, tell)
         if isinstance(self._source, Visitor):
-            _not_ours(told, self._source.describe())
+            around = {"cpu": self._source.describe()["cpu"], "notes": []}
+            elsewhere(told, around, "a page cannot read what its device draws")
         notes = [note for worker in workers for note in worker.notes()]
         told["around"]["notes"] = [*told["around"]["notes"], *dict.fromkeys(notes)]
         return told
@@ -264,17 +266,6 @@ def _title(facts: Mapping[str, Any]) -> str:
     )
     system = re.search(r"\(([^;)]+)", agent)
     return f"{browser} on {facts.get('model') or facts.get('platform') or (system[1] if system else 'a device')}"
-
-
-def _not_ours(told: dict[str, Any], described: Mapping[str, Any]) -> None:
-    """Take out of schedule.run's answer what it said of this machine: the browser is on another."""
-    nothing = {"load_average": [None, None], "temperature_c": [None, None], "governor": None, "notes": []}
-    told["around"] = {**dict.fromkeys(told["around"]), **nothing, "cpu": described["cpu"], "vnni": None}
-    told["watched"] = [{**dict.fromkeys(look), "label": look["label"], "at_s": look["at_s"]} for look in told["watched"]]
-    told["energy"] = {**dict.fromkeys(told["energy"]), "why": "not available here: a page cannot read what its device draws"}
-    for one in told["timed"]:
-        for block in one["blocks"]:
-            block["joules"] = None
 
 
 def open_(address: str) -> Browser:
