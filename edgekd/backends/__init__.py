@@ -55,7 +55,10 @@ class Session(Protocol):
     """Execution provider -> how many nodes it really took."""
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Run any number of samples. inputs and outputs: tensor name -> array."""
+        """Run any number of samples. inputs and outputs: tensor name -> array.
+
+        It may have `bind(inputs)` too, which returns a call that runs these very arrays: what the clock times, no names looked up.
+        """
 
 
 class Backend(Protocol):

@@ -8,8 +8,8 @@
 """
 
 from .clock import DEFINITIONS
-from .timing import measure
 from .stage import fill, measure_paths, measure_suite
 from .things import Thing, thing_from
+from .timing import measure
 
 __all__ = ["DEFINITIONS", "Thing", "fill", "measure", "measure_paths", "measure_suite", "thing_from"]

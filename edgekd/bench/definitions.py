@@ -34,7 +34,8 @@ DEFINITIONS = {
     "It is the whole package's, idle power included; the idle watts are told beside it. Where a host has no counter that may be "
     "read, it says so.",
     "ratio": "Both files are timed in alternating blocks (A B B A), each in a process of its own. The ratio is the median "
-    "over pairs of neighbouring blocks, with a 95 % interval over the pairs. Below 2 % it is not called a difference.",
+    "over pairs of neighbouring blocks, with a 95 % interval over the pairs and over what another two processes would differ by. "
+    "Below 2.5 % it is not called a difference.",
     "roofline fraction": "Attainable time / median warm latency. Attainable: the longer of operations / the host's measured matrix "
     "rate and bytes / its measured memory bandwidth, at the same number of threads; the longer one is what binds.",
 }

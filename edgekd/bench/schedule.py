@@ -66,7 +66,7 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
 
     timed: label, load_s, first_call_s, warm_up, blocks, calls, settle, stopped_by, providers, runtime, peak_memory_bytes,
     peak_memory_above_runtime_bytes. A block: {"nanoseconds": each call's, "wall": of all, "at": when it began, on a clock that all
-    blocks share, "marks": {part: durations}, "joules"}. watched: of a sustained run, environment.point every LOOK seconds, "at_s" from the run's begin, with its "label".
+    blocks share, "marks": {part: durations}, "joules", of streams also "finished": how many calls ended, parts of calls at the edges counted}. watched: of a sustained run, environment.point every LOOK seconds, "at_s" from the run's begin, with its "label".
     open_worker(label): a context manager with send, receive and ask, see worker.py. tell(share done, what is being done).
     """
     watched: list[dict[str, Any]] = []
@@ -194,7 +194,7 @@ def widest(timed: Sequence[Timed], job: Mapping[str, Any]) -> float:
 def block_costs(blocks: Sequence[Mapping[str, Any]], streams: Any = None) -> np.ndarray:
     """Return what a call cost in each block, seconds, shape (blocks,): the median call; with streams, wall time / calls."""
     if streams:
-        return np.array([block["wall"] / max(len(block["nanoseconds"]), 1) / 1e9 for block in blocks])
+        return np.array([block["wall"] / block["finished"] / 1e9 for block in blocks])
     return np.array([np.median(block["nanoseconds"]) / 1e9 for block in blocks])
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..devices import open_device
 from ..errors import BadInput
 from . import suite
-from .timing import know, measure
 from .things import thing_from
+from .timing import know, measure
 
 if TYPE_CHECKING:
     from ..plan import Plan

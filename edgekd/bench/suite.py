@@ -27,9 +27,9 @@ from ..devices import Device, open_device
 from ..errors import BadInput, Missing
 from ..recipe import Bench, Strict
 from ..run_folder import write_text
-from .timing import Cell, Progress, cells, know, run_cell
 from .process import WorkerDied
 from .things import Thing, thing_from
+from .timing import Cell, Progress, cells, know, run_cell
 
 if TYPE_CHECKING:
     from .kits import Brought

@@ -16,6 +16,7 @@ from . import generation
 from .compare import compare, control_of
 from .measured import measured
 from .scenarios import batch_of, random_inputs
+from .schedule import block_costs
 from .things import GraphFacts, Thing, facts_of, fingerprint, interfaces
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _samples(blocks: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def _walls(one: dict[str, Any]) -> np.ndarray:
     """Return what a call cost in each block when all streams are counted together, seconds, (blocks, 1)."""
-    return np.array([[block["wall"] / 1e9 / max(len(block["nanoseconds"]), 1)] for block in one["blocks"]])
+    return block_costs(one["blocks"], streams=True)[:, None]
 
 
 def _file_name(label: str, labels: Sequence[str]) -> str:

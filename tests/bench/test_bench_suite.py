@@ -160,7 +160,7 @@ def test_a_resumed_suite_measures_only_what_is_left(fakes: Any, things: tuple[Th
 
 
 def test_a_thing_that_fails_or_is_refused_stops_no_other(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
-    make, log = fakes
+    make, _ = fakes
     make("one", {"a": 1e-3, "b": WorkerDied("b: the process that timed it ended (signal 6)")})
     make("two", {"a": 1e-3, "b": 1e-3}, {"b": "it is for a browser"})
     with pytest.raises(WorkerDied, match="b: the process that timed it ended"):
