@@ -133,7 +133,7 @@ def verify(
     **_example(
         "edgekd compress models/digits -o runs/digits",
         "edgekd bench runs/digits",
-        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 runs/digits/targets/onnxruntime-cpu/fp32 -o runs/clock --device local",
+        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --device local --device browser -o runs/clock",
     )
 )
 def bench(
@@ -182,17 +182,27 @@ def bench(
 ) -> None:
     """Measure: how fast is each file, and is one really faster than the other.
 
-    Things are timed alternately (A B B A), each in a process of its own, until the 95 % interval of their ratio is narrow
-    (bench.interval), or bench.max_seconds are spent. The numbers:
+    Things are timed alternately (A B B A), each in a process of its own, until
+    the interval of their ratio is narrow (bench.interval), or bench.max_seconds
+    are spent. What the numbers mean:
 
-    load: from the file's path to a session that is ready. first call: the call after loading. warm latency: a call after
-    warm-up, arrays in memory to arrays in memory; its median. sustained latency: the same, minutes without a pause.
-    throughput: samples a second, calls one after the other, or K streams at once. For models of several graphs: each part, and
-    the whole. For models that generate: TTFT, from the prompt's token ids in memory to the first new token id; time per output
-    token, between successive ids after it; tokens per second, of those; prefill rate, prompt tokens over TTFT. Tokenization is
-    never inside, choosing the likeliest token always.
+    load: the file's path to a session that is ready
+    first call: the call after loading, inputs in memory
+    warm latency: a call after warm-up, arrays to arrays in memory; the median
+    sustained latency: the same, minutes without a pause
+    throughput: samples a second; calls one after the other, or K streams
+    parts and whole: of models of several graphs, each graph and the call
+    TTFT: the prompt's token ids in memory to the first new token id
+    time per output token: from one new token id to the next
+    tokens per second: of the tokens after the first
+    prefill rate: tokens of the prompt / TTFT
+    energy: joules a call, where the device can tell; peak memory: resident
+    ratio: median over neighbouring blocks, with a 95 % interval
+    roofline fraction: attainable time / warm latency
 
-    A percentile is given only where the sample supports it; no call is dropped; raw samples are kept beside the report.
+    Tokenization is never inside; choosing the likeliest token always is. A
+    percentile is given only where the sample supports it, no call is dropped,
+    raw samples are kept beside the report. More: edgekd/bench/README.md
     """
     import shlex
 

@@ -24,6 +24,7 @@ VERBS = [
     "bench",
     "report",
     "targets",
+    "devices",
     "models",
     "doctor",
     "init",
@@ -52,6 +53,13 @@ def test_help_imports_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_help_of_bench_has_every_number():
+    from edgekd.bench.definitions import DEFINITIONS
+
+    told = edgekd("bench", "--help").stdout
+    assert [name for name in DEFINITIONS if name.partition(" (")[0] not in told and name != "encoder time"] == []
 
 
 def test_importing_the_package_is_light_too():
