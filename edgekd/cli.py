@@ -133,7 +133,7 @@ def verify(
     **_example(
         "edgekd compress models/digits -o runs/digits",
         "edgekd bench runs/digits",
-        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --device local --device browser -o runs/clock",
+        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --device local --streams 2 -o runs/clock",
     )
 )
 def bench(
