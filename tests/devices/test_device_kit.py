@@ -25,7 +25,7 @@ from edgekd.devices import kit_backends, kit_main, packing
 from edgekd.errors import BadInput
 from edgekd.recipe import Bench
 
-QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, max_seconds=5, threads=1, streams=(2,), roofline=False)
+QUICK = Bench(min_seconds=0.1, min_count=20, interval=0.9, max_seconds=5, threads=1, streams=(2,), roofline=False)
 
 
 def start(kit: Path, folder: Path, *arguments: str, python: str = sys.executable, **around: str) -> subprocess.Popen:
@@ -72,8 +72,8 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[
     interfaces = known[0].interfaces
     absent = Known(Thing("gpu", "tensorrt", {"model": engine}, control=True), None, interfaces, "0" * 64, 9, "single-stream")
     kit = folder / "clock.pyz"
-    told = kits.write([absent, *known], QUICK, kit)
-    assert told == {"kit": str(kit), "things": ["gpu", "small", "wide"], "needs": ["numpy", "tensorrt", "onnxruntime"]}
+    told = kits.write([*known, absent], QUICK, kit)
+    assert told == {"kit": str(kit), "things": ["small", "wide", "gpu"], "needs": ["numpy", "onnxruntime", "tensorrt"]}
     there = tmp_path_factory.mktemp("there")
     code, out, errors = finished(start(kit, there, "-o", "made.json"))
     assert code == 0, errors
@@ -81,7 +81,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[
     assert "timing 2 in alternation" in errors
     assert "left out: gpu" in errors
     assert not list((there / "tmp").iterdir())
-    return kit, there / "made.json", [absent, *known]
+    return kit, there / "made.json", [*known, absent]
 
 
 def test_same_things_same_bytes(carried, tmp_path):
@@ -168,7 +168,7 @@ def test_help_says_what_is_in_it(carried, tmp_path):
     """--help works without numpy, and lists the things."""
     code, out, _ = finished(start(carried[0], tmp_path, "--help"))
     assert code == 0
-    assert "gpu, small, wide" in " ".join(out.split())
+    assert "small, wide, gpu" in " ".join(out.split())
 
 
 def test_what_comes_back(carried, tmp_path):
@@ -186,7 +186,7 @@ def test_what_comes_back(carried, tmp_path):
         measurements, comparisons = made(tmp_path, "imported: there")
         told = record["cells"][place]["told"]["timed"]
         assert [one["artifact"] for one in measurements] == ["small", "wide"]
-        for one, raw, thing in zip(measurements, told, known[1:], strict=True):
+        for one, raw, thing in zip(measurements, told, known[:2], strict=True):
             calls = np.concatenate([block["nanoseconds"] for block in raw["blocks"]])
             assert one["warm"]["median_s"] == pytest.approx(np.median(calls) / 1e9)
             assert one["device"] == "imported: there"
@@ -240,7 +240,7 @@ EDITS = {
     "negative load": lambda r: told(r).update(load_s=-1.0),
     "no such cell": lambda r: r["cells"][0].update(place=7),
     "from the end": lambda r: r["cells"][0].update(place=-1),
-    "no hash": lambda r: r["plan"]["things"][1].update(digest="../../etc"),
+    "no hash": lambda r: r["plan"]["things"][0].update(digest="../../etc"),
     "escape": lambda r: r.update(name="\x1b[2J"),
     "settings": lambda r: r["plan"]["settings"].update(min_count=-3),
     "no plan": lambda r: r.update(plan=[]),
@@ -286,7 +286,7 @@ def test_labels_are_no_paths(carried, tmp_path):
     """A label that looks like a path leads nowhere: samples stay in their folder."""
 
     def change(record):
-        for one in (record["plan"]["things"][1], told(record), record["cells"][1]["told"]["timed"][0]):
+        for one in (record["plan"]["things"][0], told(record), record["cells"][1]["told"]["timed"][0]):
             one["label"] = "../../escaped"
 
     file = tmp_path / "made.json"
@@ -327,7 +327,7 @@ def test_without_numpy(carried, tmp_path):
 
 def test_interrupted(carried, tmp_path):
     """Ctrl-C while the first things are timed: nothing is written, nothing stays."""
-    known = carried[2][1:]
+    known = carried[2][:2]
     kits.write(known, replace_seconds(300), tmp_path / "long.pyz")
     process = start(tmp_path / "long.pyz", tmp_path)
     for line in process.stderr:
@@ -344,7 +344,7 @@ def test_interrupted(carried, tmp_path):
 
 def test_one_that_fails_stops_no_other(carried, tmp_path):
     """A thing that the runtime there refuses is left out, with what it said; the other is timed without it."""
-    known = carried[2][1]
+    known = carried[2][0]
     odd = onnx.load(str(known.thing.file))
     odd.graph.node[0].op_type, odd.graph.node[0].domain = "NoSuchOperator", "nowhere"
     (tmp_path / "odd.onnx").write_bytes(odd.SerializeToString())
@@ -369,7 +369,7 @@ def replace_seconds(seconds: float) -> Bench:
 
 def test_what_cannot_travel(carried, tmp_path):
     """Things for browsers, of unknown backends, and weights outside of a model's folder are refused before anything is written."""
-    known = carried[2][1]
+    known = carried[2][0]
     out = tmp_path / "kit.pyz"
     for backend, said in (("web", "for a browser"), ("other", "does not travel")):
         with pytest.raises(BadInput, match=said):
@@ -378,7 +378,7 @@ def test_what_cannot_travel(carried, tmp_path):
         kits.write([], QUICK, out)
     with pytest.raises(BadInput, match="there is no folder"):
         kits.write([known], QUICK, tmp_path / "nowhere" / "kit.pyz")
-    model = onnx.load(str(carried[2][2].thing.file), load_external_data=False)
+    model = onnx.load(str(carried[2][-2].thing.file), load_external_data=False)
     for entry in model.graph.initializer[0].external_data:
         if entry.key == "location":
             entry.value = "../outside.weights"
@@ -391,7 +391,7 @@ def test_what_cannot_travel(carried, tmp_path):
 def test_paths_stand_for_contents(carried):
     """What lies under one path there is one content; weights beside a model lie beside it there too."""
     _, _, known = carried
-    jobs = [{"things": [{"files": {"model": str(known[at].thing.file)}, "inputs": None, "target": "x"}]} for at in (1, 2)]
+    jobs = [{"things": [{"files": {"model": str(known[at].thing.file)}, "inputs": None, "target": "x"}]} for at in (0, 1)]
     (job, small), (_, wide) = (packing.travelling(job) for job in jobs)
     assert not set(small) & set(wide)
     assert sorted(Path(name).name for name in wide) == ["wide.onnx", "wide.weights"]
@@ -414,7 +414,7 @@ def test_an_artifacts_other_files_travel(tmp_path):
 
 def test_the_kits_backend_computes_the_same(carried):
     """On the device a file gives the outputs that it gives here; the bound call too."""
-    file = carried[2][1].thing.file
+    file = carried[2][0].thing.file
     inputs = {"x": np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)}
     there, here = kit_backends.backend_of("onnxruntime").load(file, None, 1), full.load(file, threads=1)
     assert there.providers == here.providers
