@@ -30,7 +30,7 @@ PAIR = ("bert", "bert-int8")
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return agreement [one for each file and tool], added_s of a call of almost nothing, and ratio: tool -> its spread."""
+    """Return agreement: [one for each file and tool], ratio: tool -> its spread, and met: which goals."""
     repeats: Sequence[Mapping[str, Any]] = result["repeats"]
     agreement = []
     for tool in (name for name in NAMES if name != "edgekd"):
@@ -59,7 +59,13 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     for tool in ("optimum", "onnxruntime_test", "bert_perf_test"):
         kind = "mean_s" if tool in MEAN_ALONE else "median_s"
         ratios[tool] = _spread(_of(repeats, tool, PAIR[0], kind) / _of(repeats, tool, PAIR[1], kind))
-    return {"agreement": agreement, "ratio": ratios}
+    width = ratios["edgekd"]["width"]
+    counted = [one for one in agreement if one["file"] != "nothing" and one["tool"] != "optimum-process"]
+    met = {
+        "all_within": all(one["within"] for one in counted),
+        "narrower_than_the_range_of": [tool for tool in ratios if tool != "edgekd" and width and width < ratios[tool]["range"]],
+    }
+    return {"agreement": agreement, "ratio": ratios, "met": met}
 
 
 def _of(repeats: Sequence[Mapping[str, Any]], tool: str, name: str, kind: str) -> np.ndarray:
@@ -108,6 +114,9 @@ def table(result: Mapping[str, Any]) -> str:
             else "none given"
         )
         lines.append(f"| {NAMES[tool]} | {spread['median']:.3f} | {sd} | {100 * spread['range']:.1f} % | {width} |")
+    narrower = ", ".join(NAMES[tool] for tool in told["met"]["narrower_than_the_range_of"])
+    lines += ["", f"All within 5 %: {'yes' if told['met']['all_within'] else 'NO'}. "]
+    lines[-1] += f"Our interval is narrower than the range of: {narrower or 'none'}."
     return "\n".join(lines)
 
 
