@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import os
+import shutil
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 from ..bench.agent import version
 from ..errors import EdgekdError
-from . import DEVICES, Device, open_device
+from . import Device, adb_link, open_device
 from .kit_backends import DISTRIBUTIONS
 
 
@@ -19,17 +22,18 @@ def probe(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:
     host: Device.describe(); runtimes: module -> version, None for one that is not installed; both empty for one that was not reached.
     Raises BadInput for an address that is none.
     """
-    devices = [open_device(address) for address in addresses or _here()]
+    devices = [open_device(address) for address in addresses or here()]
     return [_tried(device) for device in devices]
 
 
-def _here() -> list[str]:
-    """Return the addresses of devices that need none: local, browser, and those that a kind of device finds itself."""
+def here() -> list[str]:
+    """Return the addresses of devices that are found without one: this machine, a browser on it, Android devices that adb lists."""
     found = ["local", "browser"]
-    for kind, module in DEVICES.items():
-        if kind not in found:
-            find = getattr(importlib.import_module(module), "found", None)
-            found += find() if find else []
+    adb = shutil.which(os.environ.get(adb_link.VARIABLE) or "adb")
+    if adb:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            listed = subprocess.run([adb, "devices", "-l"], capture_output=True, text=True, timeout=20, check=False).stdout
+            found += [f"adb://{serial}" for serial in adb_link.attached(listed)]
     return found
 
 
