@@ -72,6 +72,7 @@ class Page:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else each answer waits 40 ms, for the browser to confirm its head
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
