@@ -279,7 +279,9 @@ except EdgekdError as error:
 def running(sshd, product, tmp_path):
     """An edgekd that times something on the device for minutes, in a process and a session of its own."""
     command = [sys.executable, "-c", EDGEKD, sshd.address, str(product("net")), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    around = {**os.environ, "TMPDIR": str(tmp_path)}  # one that is killed leaves its inputs at this end
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=around)
     try:
         until(lambda: working(sshd) or process.poll() is not None)
         assert process.poll() is None, process.communicate()
