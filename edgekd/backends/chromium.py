@@ -24,7 +24,6 @@ FLAGS = (
     "--headless", "--no-first-run", "--no-default-browser-check", "--disable-quic", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
     "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
-    "--enable-blink-features=ForceEagerMeasureMemory",  # a page's measureUserAgentSpecificMemory() answers at once, not in 20 s
 )  # fmt: skip
 SOFTWARE_GPU = (
     "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan,WebGPU",

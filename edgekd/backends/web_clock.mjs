@@ -2,6 +2,14 @@
 
 const GROUP = 20; // a call is timed alone where it takes so many steps of the page's clock; shorter ones are timed in groups
 
+const memories = []; // of WebAssembly, as they are made: the runtime makes its own when it loads its first model
+WebAssembly.Memory = class extends WebAssembly.Memory {
+  constructor(...words) {
+    super(...words);
+    memories.push(this);
+  }
+};
+
 const now = () => performance.now();
 const nanoseconds = (milliseconds) => Math.round(milliseconds * 1e6);
 
@@ -99,10 +107,10 @@ export function clock(sessions, frames) {
     return [{ ...told, wall, at: nanoseconds(performance.timeOrigin + begin), hidden: document.hidden }, {}];
   }
 
-  // What this page holds now. WebAssembly's memory never shrinks, so of the runtime it is the most that it held.
-  async function memory() {
-    if (!self.crossOriginIsolated || !performance.measureUserAgentSpecificMemory) return [{ bytes: null }, {}];
-    return [{ bytes: (await performance.measureUserAgentSpecificMemory()).bytes }, {}];
+  // The size of the runtime's heap, which never shrinks: the most that it held, inputs and outputs included, GPU memory not.
+  // Not measureUserAgentSpecificMemory(): it waits a minute for the runtime's threads, which sleep where they cannot answer.
+  function memory() {
+    return [{ bytes: memories.length ? memories.reduce((sum, one) => sum + one.buffer.byteLength, 0) : null }, {}];
   }
 
   // A page of its own within this one, for one model: it shares the browser's tab, and neither memory nor runtime.

@@ -2,7 +2,8 @@
 (backends/web_clock.mjs), so no message lies between two calls.
 
 In its words: load is InferenceSession.create on bytes that are in the page's memory, after the runtime's WebAssembly was compiled for
-an earlier one. A call is from tensors in memory to outputs read back (getData). Memory is what the page holds, not the browser.
+an earlier one. A call is from tensors in memory to outputs read back (getData). Memory is the heap that the runtime made itself in
+WebAssembly, which grows in steps; how much of it a model added is not told.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class PageWorker:
     def _obey(self, do: str, command: dict[str, Any], patience: float) -> dict[str, Any]:
         if do == "start":
             self.facts = {**self.page.wait(self._alive, patience), **self._page({"do": "facts"})}
-            return {"runtime": dict(self._runtime), **self._page({"do": "memory"})}
+            return {"runtime": dict(self._runtime), "bytes": None}
         if do == "load":
             return self._load({graph: Path(file) for graph, file in command["files"].items()}, patience)
         if do == "prepare":

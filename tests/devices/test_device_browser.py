@@ -100,8 +100,8 @@ def test_a_model_is_measured_in_a_page(tmp_path, nothing_left):
     assert "the page's clock has steps of 5 µs" in told["environment"]["notes"]
     assert 0 < told["load_s"] < 5
     assert 0 < told["first_call_s"] < 5
-    # 8 matrices of 256 KiB at least, and what they and the runtime need besides
-    assert 2 * 2**20 < told["peak_memory_above_runtime_bytes"] < told["peak_memory_bytes"] < 2**30
+    assert told["peak_memory_above_runtime_bytes"] is None
+    assert 2 * 2**20 < told["peak_memory_bytes"] < 100 * 2**20  # 8 matrices of 256 KiB, and the runtime
     times = np.load(tmp_path / "bench" / told["times"])
     assert times[0] == 0
     assert (np.diff(times) > 0).all()
@@ -148,6 +148,22 @@ def test_the_pages_clock_agrees_with_the_clock_outside(tmp_path, nothing_left):
     assert sum(block["nanoseconds"]) >= 0.5 * outside
     assert set(block) == {"nanoseconds", "wall", "at", "marks"}
     assert abs(block["at"] - time.time_ns()) < 60e9
+
+
+@real
+def test_the_heap_is_told_at_once_with_threads_and_grows_with_the_model(tmp_path, nothing_left):
+    source = browser.Headless("wasm", False)
+    source.enter()
+    with source.page("m", 2) as worker:  # the second thread sleeps in the runtime
+        worker.ask(do="start", backend="onnxruntime")
+        sizes = []
+        for name, count in (("small", 1), ("large", 16)):  # 4 MiB and 64 MiB of weights
+            file = str(products(tmp_path / f"{name}.onnx", 1024, count))
+            worker.ask(do="load", files={name: file}, target=None, threads=2, copies=1)
+            begin = time.monotonic()
+            sizes.append(worker.ask(do="memory")["bytes"])
+            assert time.monotonic() - begin < 5
+    assert 4 * 2**20 < sizes[0] < sizes[1] - 48 * 2**20
 
 
 @real
