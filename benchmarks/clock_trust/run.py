@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Bench(
         min_seconds=1, max_seconds=options.max_seconds, interval=options.interval, threads=options.threads, roofline=False
     )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     result = _begun(options.out, settings)
     with TemporaryDirectory() as scratch, bar("clock_trust", 2 * options.runs) as advance:
         files = {case: stack(Path(scratch) / f"{case}.onnx", layers) for case, layers in {"control": LAYERS, **CASES}.items()}

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/int8_speed"), help="where the ONNX files are kept")
     parser.add_argument("--max-seconds", type=float, default=40.0, help="of each file")
     options = parser.parse_args(arguments)
+    (HERE / "results").mkdir(exist_ok=True)
     file = HERE / "results" / f"{re.sub(r'[^A-Za-z0-9]+', '-', host.cpu_model()).strip('-')}.json"
     settings = Bench(min_seconds=3, max_seconds=options.max_seconds)
     told: dict[str, Any] = {

@@ -24,8 +24,11 @@ def compare(
     one_control: bool = False,
     device: str = "local",
     vnni: bool | None = None,
+    launches: Mapping[str, Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every thing with the control of its target, from their samples (blocks, calls) in seconds.
+
+    launches: label -> the process each block ran in.
 
     vnni: what the device says of itself, see host.vnni. ratio is control's time / candidate's; low and high are null where there are too few blocks for an interval.
     """
@@ -37,7 +40,8 @@ def compare(
             if thing is control:
                 continue
             pairs = min(len(samples[control.label]), len(samples[thing.label]))
-            result = statistics.ratio(samples[control.label][:pairs], samples[thing.label][:pairs])
+            started = launches[thing.label][:pairs] if launches else None
+            result = statistics.ratio(samples[control.label][:pairs], samples[thing.label][:pairs], launches=started)
             known = not math.isinf(result.high)
             slow = statistics.verdict(result, thing.variant, control.variant)
             faster = statistics.differs(result) and result.value > 1

@@ -30,17 +30,23 @@ def measured(
     # of streams, a call across a block's edge counts by its part inside
     counts = np.array([block.get("finished", len(block["nanoseconds"])) for block in blocks], dtype=np.float64)
     marks = _marks(blocks)
+    launches = [block["launch"] for block in blocks]
     lasting = one["stopped_by"] == "minutes"
     watched = [look for look in told["watched"] if look["label"] == one["label"]]
     made: dict[str, Any] = {
         "load_s": one["load_s"],
         "first_call_s": one["first_call_s"],
         "warm_up": one["warm_up"],
-        "warm": statistics.summary(samples),
+        "warm": statistics.summary(samples, launches),
         "throughput_per_s": float(counts.sum() * batch / (walls.sum() if streams else np.nansum(samples))),
         "peak_memory_bytes": one["peak_memory_bytes"],
         "peak_memory_above_runtime_bytes": one["peak_memory_above_runtime_bytes"],
-        "blocks": {"count": len(blocks), "calls": one["calls"], "settle": one["settle"]},
+        "blocks": {
+            "count": len(blocks),
+            "calls": one["calls"],
+            "settle": one["settle"],
+            "launches": [launches.count(number) for number in dict.fromkeys(launches)],
+        },
         "stopped_by": one["stopped_by"],
         "providers": one["providers"],
         "parts": None,
@@ -54,7 +60,7 @@ def measured(
     if "tokens" in marks:
         made["generation"] = generation.summarise(marks, prompt_tokens, batch)
     elif marks:
-        made["parts"] = {part: statistics.summary(values) for part, values in marks.items()}
+        made["parts"] = {part: statistics.summary(values, launches) for part, values in marks.items()}
     return made
 
 

@@ -2,7 +2,7 @@
 this runs on the device, so that no network lies between two blocks.
 
 A job, plain JSON: {"things": [thing], "scenario", "batch", "threads", "streams", "prompt_tokens", "new_tokens", "minutes", "control",
-"min_seconds", "min_count", "max_seconds", "interval", "seed"}; a thing: {"label", "backend", "target", "files": {graph: path},
+"min_seconds", "min_count", "max_seconds", "interval", "launches", "seed"}; a thing: {"label", "backend", "target", "files": {graph: path},
 "inputs": path of an .npz with GRAPH/NAME -> array, or null, "interfaces": {graph: {"inputs": [{name, dtype, shape}],
 "outputs"}}, "scenario": how it is called}. control: which thing the
 others are compared with. `run` says what comes back.
@@ -30,6 +30,9 @@ LONGEST_BLOCK = 0.25
 FEWEST_ROUNDS = 10
 """Blocks for each thing at least, time allowing, where the machine turns out slower than during warm-up."""
 
+SHARE_ROUNDS = 6
+"""Blocks of each thing in one launch among several, at least: what launches differ by outweighs what more blocks would tell."""
+
 WARM_UP = (0.2, 2.0, 10)
 """Warm-up: this share of min_seconds (or max_seconds, if less), at most so many seconds, and so many calls."""
 
@@ -51,12 +54,14 @@ class Timed:
     """What is known of one thing while it is being timed."""
 
     label: str
-    worker: Any
-    seconds: float = 0.0  # spent on it so far, warm-up and settling included
+    worker: Any = None
+    seconds: float = 0.0  # spent on it so far, starting, loading, warm-up and settling included
     warm: float = 0.0  # seconds of all counted calls
     calls: int = 1
     count: int = 0
     settle: int = 0
+    call: float = 0.0  # seconds, as warm-up saw it
+    starts: dict[str, list[float]] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
 
@@ -64,40 +69,42 @@ class Timed:
 def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = lambda share, what: None) -> dict[str, Any]:
     """Time a job's things here; return {"timed": [one for each thing], "around": what surrounded it, "watched": [...]}.
 
-    timed: label, load_s, first_call_s, warm_up, blocks, calls, settle, stopped_by, providers, runtime, peak_memory_bytes,
-    peak_memory_above_runtime_bytes. A block: {"nanoseconds": each call's, "wall": of all, "at": when it began, on a clock that all
-    blocks share, "marks": {part: durations}, "joules", of streams also "finished": how many calls ended, parts of calls at the edges counted}. watched: of a sustained run, environment.point every LOOK seconds, "at_s" from the run's begin, with its "label".
+    timed: label, load_s and first_call_s (medians over launches), warm_up, blocks, calls, settle, stopped_by, providers, runtime,
+    peak_memory_bytes, peak_memory_above_runtime_bytes. A block: {"nanoseconds": each call's, "wall": of all, "at": when it began, on
+    a clock that all blocks share, "marks": {part: durations}, "joules", "launch": in which process; of streams also "finished": how
+    many calls ended, parts of calls at the edges counted}. watched: of a sustained run, environment.point every LOOK seconds,
+    "at_s" from the run's begin, with its "label".
     open_worker(label): a context manager with send, receive and ask, see worker.py. tell(share done, what is being done).
+
+    Everything is started afresh job["launches"] times, and again until the intervals are narrow: two processes that run the same
+    file differ for as long as they live, more so beside other work, and only other processes can show it (Kalibera and Jones,
+    Rigorous Benchmarking in Reasonable Time, ISMM 2013). Things whose start takes long are started once.
     """
     watched: list[dict[str, Any]] = []
     meter, no_meter = energy.meter()
+    timed = [Timed(thing["label"]) for thing in job["things"]]
     with contextlib.ExitStack() as stack:
         if meter is not None:
             stack.callback(meter.close)
-        timed = [Timed(thing["label"], stack.enter_context(open_worker(thing["label"]))) for thing in job["things"]]
-        for one, thing in zip(timed, job["things"]):  # noqa: B905 - not in Python 3.8  # all import their runtime at the same time
-            one.worker.send(do="start", backend=thing["backend"])
-        for one in timed:
-            answer = one.worker.receive()
-            one.told = {"runtime": answer["runtime"], "bare": answer["bytes"]}
-        for place, one in enumerate(timed):
-            tell(0.1 * place / len(timed), f"{one.label}: load, first call, warm-up")
-            _prepare(one, job["things"][place], job)
         idle = None if meter is None else meter.idle_watts(IDLE)
-        before = environment.now()
-        if job["scenario"] == "sustained":
-            _sustain(timed, job, tell, meter, watched)
-        else:
-            names = f"timing {len(timed)} in alternation" if len(timed) > 1 else f"timing {timed[0].label}"
-            _alternate(timed, job, lambda share: tell(0.1 + 0.9 * share, names), meter)
+        before, launch = environment.now(), 0
+        while True:
+            _launch(timed, job, open_worker, tell, meter, watched, launch)
+            launch += 1
+            if all("stopped_by" in one.told for one in timed) or _enough(timed, job, launch):
+                break
         after = environment.now()
-        for one in timed:
-            peak, bare = one.worker.ask(do="memory")["bytes"], one.told.pop("bare")
-            one.told["peak_memory_bytes"] = peak
-            one.told["peak_memory_above_runtime_bytes"] = None if peak is None or bare is None else max(0, peak - bare)
     return {
         "timed": [
-            {"label": one.label, "blocks": one.blocks, "calls": one.calls, "settle": one.settle, **one.told} for one in timed
+            {
+                **one.told,
+                "label": one.label,
+                "blocks": one.blocks,
+                "calls": one.calls,
+                "settle": one.settle,
+                **{name: float(np.median(values)) for name, values in one.starts.items()},
+            }
+            for one in timed
         ],
         "around": environment.around(before, after, job["threads"] * (job.get("streams") or 1)),
         "energy": {"source": meter.source if meter else None, "idle_watts": idle, "why": no_meter},
@@ -105,34 +112,84 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
     }
 
 
+def _launch(
+    timed: Sequence[Timed],
+    job: Mapping[str, Any],
+    open_worker: Callable[[str], Any],
+    tell: Tell,
+    meter: Any,
+    watched: list[dict[str, Any]],
+    launch: int,
+) -> None:
+    """Start a process for each thing, time them, and let the processes end."""
+    with contextlib.ExitStack() as stack:
+        for one in timed:
+            one.worker = stack.enter_context(open_worker(one.label))
+        begin, bare = time.perf_counter(), []
+        for one, thing in zip(timed, job["things"]):  # noqa: B905 - Python 3.8. All import their runtime at the same time
+            one.worker.send(do="start", backend=thing["backend"])
+        for one in timed:
+            answer = one.worker.receive()
+            one.told["runtime"] = answer["runtime"]
+            bare.append(answer["bytes"])
+        for one in timed:
+            one.seconds += (time.perf_counter() - begin) / len(timed)
+        for place, one in enumerate(timed):
+            if not launch:
+                tell(0.1 * place / len(timed), f"{one.label}: load, first call, warm-up")
+            begin = time.perf_counter()
+            _prepare(one, job["things"][place], job)
+            one.seconds += time.perf_counter() - begin
+        if job["scenario"] == "sustained":
+            _sustain(timed, job, tell, meter, watched)
+        else:
+            names = f"timing {len(timed)} in alternation" if len(timed) > 1 else f"timing {timed[0].label}"
+            once = not launch and (
+                _launches(job) == 1 or max(o.seconds for o in timed) * _launches(job) > job["max_seconds"] / 2
+            )
+            alternate = _to_the_end if once else _a_share
+            alternate(timed, job, lambda share: tell(0.1 + 0.9 * share, names), meter, launch)
+        for one, least in zip(timed, bare):  # noqa: B905
+            peak = one.worker.ask(do="memory")["bytes"]
+            above = None if peak is None or least is None else max(0, peak - least)
+            for name, value in (("peak_memory_bytes", peak), ("peak_memory_above_runtime_bytes", above)):
+                one.told[name] = value if value is None else max(value, one.told.get(name) or 0)
+
+
 def _prepare(one: Timed, thing: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-    """Load, give inputs, make the first call, warm up; then choose how many calls make a block."""
+    """Load, give inputs, make the first call, warm up; in the first launch, choose how many calls make a block."""
     ask, told = one.worker.ask, one.told
     copies = job.get("streams") or 1
     loaded = ask(do="load", files=thing["files"], target=thing.get("target"), threads=job["threads"], copies=copies)
-    told.update(load_s=loaded["seconds"], providers=loaded["providers"])
+    told["providers"] = loaded["providers"]
     wanted = {key: job.get(key) for key in ("batch", "seed", "prompt_tokens", "new_tokens")}
     wanted["scenario"] = thing.get("scenario") or job["scenario"]
     ask(do="prepare", inputs=thing.get("inputs"), interfaces=thing.get("interfaces"), **wanted)
-    told["first_call_s"] = ask(do="first")["seconds"]
+    one.starts.setdefault("load_s", []).append(loaded["seconds"])
+    one.starts.setdefault("first_call_s", []).append(ask(do="first")["seconds"])
     spend = min(job["min_seconds"], job["max_seconds"])
     seconds = min(WARM_UP[0] * spend, WARM_UP[1])
     warm = np.array(ask(expected=4 * seconds, do="warm-up", seconds=seconds, count=WARM_UP[2])["nanoseconds"]) / 1e9
+    if "warm_up" in told:
+        return
     told["warm_up"] = {"count": len(warm), "seconds": float(warm.sum())}
-    call = float(np.mean(warm[len(warm) // 2 :]))
-    one.seconds = told["first_call_s"] + told["warm_up"]["seconds"]
-    one.calls = max(1, math.ceil(min(spend / ROUNDS, LONGEST_BLOCK) / max(call, 1e-7)))
-    one.settle = 0 if call > SETTLED else max(1, one.calls // 10)
-    one.told["call"] = call
+    one.call = float(np.mean(warm[len(warm) // 2 :]))
+    one.calls = max(1, math.ceil(min(spend / ROUNDS, LONGEST_BLOCK) / max(one.call, 1e-7)))
+    one.settle = 0 if one.call > SETTLED else max(1, one.calls // 10)
 
 
-def _block(one: Timed, job: Mapping[str, Any], meter: Any) -> None:
+def _launches(job: Mapping[str, Any]) -> int:
+    return int(job.get("launches") or 1)
+
+
+def _block(one: Timed, job: Mapping[str, Any], meter: Any, launch: int = 0) -> None:
     """Time one block and keep it."""
     expected = _expected(one)
     before = meter.joules() if meter else None
     command = {"do": "streams", "count": one.calls} if job.get("streams") else {"do": "time", "count": one.calls}
     answer = one.worker.ask(expected=10 * expected, settle=one.settle, **command)
     answer["joules"] = None if before is None else meter.joules() - before
+    answer["launch"] = launch
     one.blocks.append(answer)
     one.count += len(answer["nanoseconds"])
     seconds = answer["wall"] / 1e9
@@ -144,51 +201,87 @@ def _expected(one: Timed) -> float:
     """Return the seconds that another block will take."""
     if one.blocks:
         return one.warm / len(one.blocks) * (one.calls + one.settle) / one.calls
-    return float(one.told["call"]) * (one.calls + one.settle)
+    return one.call * (one.calls + one.settle)
 
 
-def _alternate(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[float], None], meter: Any) -> None:
-    """Time blocks in rounds, forwards and backwards in turn (A B, B A, A B, ...), until every thing has enough and the intervals
-    are as narrow as wanted.
+def _round(running: Sequence[Timed], number: int) -> Sequence[Timed]:
+    """Return the order of a round: A B, B A, A B, ..."""
+    return running if number % 2 == 0 else running[::-1]
+
+
+def _to_the_end(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[float], None], meter: Any, launch: int) -> None:
+    """Time blocks in rounds in one launch, until every thing has enough and the intervals are as narrow as wanted.
 
     A thing that would pass max_seconds with another block ends there; each gets one block whatever it takes.
     """
     running, rounds = list(timed), 0
     while running:
-        for one in running if rounds % 2 == 0 else running[::-1]:
+        for one in _round(running, rounds):
             if one.blocks and one.seconds + _expected(one) > job["max_seconds"]:
                 one.told["stopped_by"] = "max_seconds"
                 continue
-            _block(one, job, meter)
+            _block(one, job, meter, launch)
         rounds += 1
         running = [one for one in running if "stopped_by" not in one.told]
         shares = [min(one.warm / job["min_seconds"], one.count / job["min_count"], rounds / FEWEST_ROUNDS) for one in running]
         limit = [one.seconds / job["max_seconds"] for one in running]
         tell(min([1.0, *(max(share / (2 if job.get("interval") else 1), spent) for share, spent in zip(shares, limit))]))  # noqa: B905
-        if (
-            running
-            and min(shares) >= 1
-            and rounds % 2 == 0
-            and (not job.get("interval") or widest(timed, job) <= job["interval"])
-        ):
+        if running and min(shares) >= 1 and rounds % 2 == 0 and _narrow(timed, job):
             break
     for one in timed:
-        one.told.setdefault("stopped_by", "interval" if job.get("interval") else "min_seconds and min_count")
-        one.told.pop("call")
+        one.told.setdefault("stopped_by", _satisfied(job))
+
+
+def _a_share(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[float], None], meter: Any, launch: int) -> None:
+    """Time blocks in rounds, of one launch among several: its share of min_seconds and min_count, SHARE_ROUNDS at least."""
+    before = [(one.warm, one.count) for one in timed]
+    rounds = 0
+    while True:
+        for one in _round(timed, rounds):
+            _block(one, job, meter, launch)
+        rounds += 1
+        spent = max(one.seconds for one in timed) / job["max_seconds"]
+        tell(min(1.0, max(spent, 0.5 * (launch + rounds / SHARE_ROUNDS) / _launches(job))))
+        enough = all(
+            (one.warm - warm) * _launches(job) >= job["min_seconds"]
+            and (one.count - count) * _launches(job) >= job["min_count"]
+            for one, (warm, count) in zip(timed, before)  # noqa: B905
+        )
+        if rounds % 2 == 0 and ((rounds >= SHARE_ROUNDS and enough) or spent >= 1):
+            break
+
+
+def _enough(timed: Sequence[Timed], job: Mapping[str, Any], launches: int) -> bool:
+    """Say whether no further launch is wanted, or another would pass max_seconds; note which."""
+    done = launches >= _launches(job) and _narrow(timed, job)
+    over = max(one.seconds for one in timed) * (launches + 1) / launches > job["max_seconds"]
+    if done or over:
+        for one in timed:
+            one.told["stopped_by"] = _satisfied(job) if done else "max_seconds"
+    return done or over
+
+
+def _satisfied(job: Mapping[str, Any]) -> str:
+    return "interval" if job.get("interval") else "min_seconds and min_count"
+
+
+def _narrow(timed: Sequence[Timed], job: Mapping[str, Any]) -> bool:
+    return not job.get("interval") or widest(timed, job) <= job["interval"]
 
 
 def widest(timed: Sequence[Timed], job: Mapping[str, Any]) -> float:
     """Return the width of the widest interval, relative to its value: of the ratios to the control, or of a lone thing's median."""
-    medians = [block_costs(one.blocks, job.get("streams")) for one in timed]
-    control = medians[job.get("control") or 0]
+    costs = [block_costs(one.blocks, job.get("streams"))[:, None] for one in timed]
+    launches = [[block["launch"] for block in one.blocks] for one in timed]
+    place = job.get("control") or 0
     if len(timed) == 1:
-        return statistics.relative_width(statistics.block_interval(control[:, None]))
-    others = [median for place, median in enumerate(medians) if place != (job.get("control") or 0)]
-    pairs = [min(len(control), len(other)) for other in others]
-    return max(
-        statistics.relative_width(statistics.ratio(control[:n, None], other[:n, None]))
-        for n, other in zip(pairs, others)  # noqa: B905
-    )
+        return statistics.relative_width(statistics.block_interval(costs[0], launches[0]))
+    widths = []
+    for other, cost in enumerate(costs):
+        if other != place:
+            n = min(len(costs[place]), len(cost))
+            widths.append(statistics.relative_width(statistics.ratio(costs[place][:n], cost[:n], launches=launches[other][:n])))
+    return max(widths)
 
 
 def block_costs(blocks: Sequence[Mapping[str, Any]], streams: Any = None) -> np.ndarray:
@@ -214,4 +307,3 @@ def _sustain(timed: Sequence[Timed], job: Mapping[str, Any], tell: Tell, meter: 
             )
             _block(one, job, meter)
         one.told["stopped_by"] = "minutes"
-        one.told.pop("call")

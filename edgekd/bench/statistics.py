@@ -8,6 +8,7 @@ Outliers are kept: a call that took long took long.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -42,6 +43,11 @@ FEWEST_PAIRS = 6
 
 DRIFT = 0.02
 """No smaller change over a run is reported as drift."""
+
+FEWEST_LAUNCHES = 3
+"""From so many launches on, an interval is over launches."""
+
+PRIOR = 2
 
 _GRID = 2048
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -83,10 +89,10 @@ def percentile_interval(samples: np.ndarray, percentile: float) -> Interval:
     )
 
 
-def median_interval(samples: np.ndarray, seed: int = 0) -> Interval:
-    """Return the median of all samples and its bootstrap interval over blocks.
+def median_interval(samples: np.ndarray, seed: int = 0, launches: Sequence[int] | None = None) -> Interval:
+    """Return the median of all samples and its bootstrap interval over blocks; over launches where there are FEWEST_LAUNCHES.
 
-    samples: (blocks, calls), or (calls,) where every call is its own block. Exact up to 2,048 distinct ranks; above, the
+    samples: (blocks, calls), or (calls,) where every call is its own block. launches: (blocks,), the process each block ran in. Exact up to 2,048 distinct ranks; above, the
     resampled medians are read off a grid of 2,048 quantiles. Reproducible: the resampling is seeded.
     """
     samples = np.asarray(samples, dtype=np.float64)
@@ -101,20 +107,27 @@ def median_interval(samples: np.ndarray, seed: int = 0) -> Interval:
         )  # one block says nothing about the next: all that was seen
     grid = np.unique(ordered[np.linspace(0, len(ordered) - 1, min(len(ordered), _GRID)).round().astype(int)])
     below = np.stack([np.searchsorted(np.sort(row), grid, side="right") for row in rows])  # (blocks, grid): calls <= grid
-    weights = np.random.default_rng(seed).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), RESAMPLES)
+    sizes = np.full(len(rows), rows.shape[1])
+    if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
+        members = np.array([[number == one for number in launches] for one in dict.fromkeys(launches)], dtype=np.int64)
+        below, sizes = members @ below, members @ sizes
+    parts = len(below)
+    weights = np.random.default_rng(seed).multinomial(parts, np.full(parts, 1 / parts), RESAMPLES)
     counts = weights @ below.astype(np.float64)  # (resamples, grid)
-    medians = grid[np.argmax(counts >= rows.size / 2, axis=1)]
-    low, high = _expanded(medians, len(rows))
+    medians = grid[np.argmax(counts >= (weights @ sizes)[:, None] / 2, axis=1)]
+    low, high = _expanded(medians, parts)
     return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
-def summary(samples: np.ndarray) -> dict[str, float | int]:
+def summary(samples: np.ndarray, launches: Sequence[int] | None = None) -> dict[str, float | int]:
     """Summarise the warm samples of one thing, (blocks, calls) in seconds. Percentiles appear only where supported.
+
+    launches: (blocks,), the process each block ran in.
 
     count, median_s with median_low_s and median_high_s, mean_s, min_s, max_s, and p90_s, p95_s, p99_s with _low_s and _high_s.
     """
     flat = np.asarray(samples, dtype=np.float64).ravel()
-    median = median_interval(samples)
+    median = median_interval(samples, launches=launches)
     told: dict[str, float | int] = {
         "count": len(flat),
         "median_s": median.value,
@@ -138,32 +151,40 @@ def throughput(samples: np.ndarray, batch: int) -> float:
     return flat.size * batch / float(flat.sum())
 
 
-def ratio(control: np.ndarray, candidate: np.ndarray, *, between: float = BETWEEN) -> Interval:
+def ratio(
+    control: np.ndarray, candidate: np.ndarray, *, between: float = BETWEEN, launches: Sequence[int] | None = None
+) -> Interval:
     """Return how many times faster the candidate is: control's time / candidate's, above 1 where the candidate is faster.
 
     Both (blocks, calls): row k of one was timed next to row k of the other, so what slows the machine for a while hits both.
     The median over the pairs' ratios of block medians, and its interval: the exact one over pairs (`_by_ranks`), widened by
     how much another two processes would differ (`between`, added in squares). between: 0 where both ran in one process;
     BETWEEN / sqrt(n) where each was started afresh n times, in equal shares of the pairs. Below FEWEST_PAIRS the interval is
-    (0, inf): nothing is known. Block medians (blocks, 1) give the same as the calls they are of, in 0.1 ms.
+    (0, inf): nothing is known. launches: (blocks,), the number of the process each pair ran in; from FEWEST_LAUNCHES different ones
+    on, what they differ by is seen, not assumed (`_over_launches`), and the estimate is the mean over launches. Block medians (blocks, 1) give the same as the calls they are of, in 0.1 ms.
     Raises ValueError where the numbers of blocks differ, or there are none.
     """
     if len(control) != len(candidate) or len(control) == 0:
         raise ValueError(f"blocks pair up: {len(control)} of the control, {len(candidate)} of the candidate")
-    value, low, high = _by_ranks(np.log(np.median(control, axis=1)) - np.log(np.median(candidate, axis=1)))
+    logs = np.log(np.median(control, axis=1)) - np.log(np.median(candidate, axis=1))
+    if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
+        return _exponents(_over_launches(logs, launches, between))
+    value, low, high = _by_ranks(logs)
     more = _Z * between
     low, high = value - math.hypot(value - low, more), value + math.hypot(high - value, more)
-    return Interval(math.exp(value), math.exp(low), math.exp(high))
+    return _exponents((value, low, high))
 
 
-def block_interval(samples: np.ndarray) -> Interval:
+def block_interval(samples: np.ndarray, launches: Sequence[int] | None = None) -> Interval:
     """Return the median of the block medians of one thing, (blocks, calls) in seconds, and its interval by ranks.
 
     For looking while the clock runs: 0.1 ms from block medians (blocks, 1); `median_interval` of the calls takes 50. Below
     FEWEST_PAIRS blocks the interval is (0, inf).
     """
-    value, low, high = _by_ranks(np.log(np.median(samples, axis=1)))
-    return Interval(math.exp(value), math.exp(low), math.exp(high))
+    logs = np.log(np.median(samples, axis=1))
+    if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
+        return _exponents(_over_launches(logs, launches, BETWEEN / math.sqrt(2)))
+    return _exponents(_by_ranks(logs))
 
 
 def relative_width(found: Interval) -> float:
@@ -269,6 +290,24 @@ def t_quantile(v: float) -> float:
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
     )
+
+
+def _exponents(logs: tuple[float, float, float]) -> Interval:
+    value, low, high = logs
+    return Interval(math.exp(value), math.exp(low) if low > -math.inf else 0.0, math.exp(high) if high < math.inf else math.inf)
+
+
+def _over_launches(values: np.ndarray, launches: Sequence[int], between: float) -> tuple[float, float, float]:
+    """Return the mean over launches of the median of each one's values, and its interval: Student's t, where the variance between
+    launches is the one seen, with `between` counting as PRIOR more launches: five that happen to agree prove little.
+    """
+    numbers = np.asarray(launches)
+    medians = np.array([np.median(values[numbers == number]) for number in dict.fromkeys(launches)])
+    n, value = len(medians), float(medians.mean())
+    freedom = n - 1 + PRIOR
+    variance = (float(((medians - value) ** 2).sum()) + PRIOR * between**2) / freedom
+    half = t_quantile(freedom) * math.sqrt(variance / n)
+    return value, value - half, value + half
 
 
 def _by_ranks(values: np.ndarray) -> tuple[float, float, float]:

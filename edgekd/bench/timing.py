@@ -215,8 +215,11 @@ def outcome(
         return measurements, []
     costs = kept if not cell.streams else {one["label"]: _walls(one) for one in told["timed"]}
     providers = {one["label"]: one["providers"] for one in told["timed"]}
+    launches = {one["label"]: [block["launch"] for block in one["blocks"]] for one in told["timed"]}
     facts = {known.thing.label: known.facts for known in cell.known}
-    compared = compare(things, costs, facts, cell.batch, providers, one_control, where.address, where.host.get("vnni"))
+    compared = compare(
+        things, costs, facts, cell.batch, providers, one_control, where.address, where.host.get("vnni"), launches
+    )
     return measurements, [{**one, "scenario": cell.scenario, "streams": cell.streams} for one in compared]
 
 
@@ -263,7 +266,7 @@ def job_of(cell: Cell, settings: Bench, threads: int, scratch: Path, seed: int =
         "minutes": settings.sustained_minutes,
         **{
             name: getattr(settings, name)
-            for name in ("min_seconds", "min_count", "max_seconds", "interval", "prompt_tokens", "new_tokens")
+            for name in ("min_seconds", "min_count", "max_seconds", "interval", "launches", "prompt_tokens", "new_tokens")
         },
     }
 

@@ -23,8 +23,8 @@ from edgekd.errors import BadInput
 from edgekd.recipe import Bench
 from edgekd.targets import load_target
 
-QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, max_seconds=5, threads=1, roofline=False)
-BRIEF = ["bench.min_seconds=0.02", "bench.min_count=5", "bench.interval=null", "bench.threads=1", "bench.roofline=false"]
+QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, launches=1, max_seconds=5, threads=1, roofline=False)
+BRIEF = ["bench.min_seconds=0.02", "bench.min_count=5", "bench.interval=null", "bench.launches=1", "bench.threads=1", "bench.roofline=false"]
 
 # a runtime whose speed the file's content decides: "milliseconds" per call, or what goes wrong
 STUB = """
@@ -197,7 +197,7 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path, number: int):
         "import signal, sys\nfrom pathlib import Path\nfrom edgekd import bench\nfrom edgekd.recipe import Bench\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         f"thing = bench.thing_from(Path({str(model)!r}))\n"
-        "bench.measure([thing, bench.Thing('again', thing.backend, thing.files)], Bench(min_seconds=60, max_seconds=3600, roofline=False), Path(sys.argv[1]),"
+        "bench.measure([thing, bench.Thing('again', thing.backend, thing.files)], Bench(min_seconds=60, launches=1, max_seconds=3600, roofline=False), Path(sys.argv[1]),"
         " lambda share, what: print(what, flush=True))\n"
     )
     parent = subprocess.Popen(

@@ -16,7 +16,7 @@ from edgekd.bench.things import Thing
 from edgekd.errors import BadInput, Missing
 from edgekd.recipe import Bench
 
-QUICK = {"min_seconds": 0.02, "min_count": 5, "interval": None, "threads": 1, "roofline": False}
+QUICK = {"min_seconds": 0.02, "min_count": 5, "interval": None, "launches": 1, "threads": 1, "roofline": False}
 
 
 def model(file: Path, batch: int | str = "batch") -> Path:
@@ -64,7 +64,7 @@ class Fake:
                 raise seconds
             nanoseconds = int(seconds * 1e9)
             blocks = [
-                {"nanoseconds": [nanoseconds] * 10, "wall": 10 * nanoseconds, "at": k * 10**9, "marks": {}, "joules": None}
+                {"nanoseconds": [nanoseconds] * 10, "wall": 10 * nanoseconds, "at": k * 10**9, "marks": {}, "joules": None, "launch": 0}
                 for k in range(12)
             ]
             timed.append(
