@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -58,7 +59,7 @@ class Device(Protocol):
 
 def open_device(address: str) -> Device:
     """Return the device of that address, not yet entered. Raises BadInput for an address of no known kind, or a wrong one."""
-    kind = address.partition("://")[0]
+    kind = re.split(r"://|\?", address, maxsplit=1)[0]
     if kind not in DEVICES:
         raise BadInput(f"device `{address}`: no such kind of device{nearest(kind, DEVICES)}; there are {', '.join(kinds())}")
     device: Device = importlib.import_module(DEVICES[kind]).open_(address)
