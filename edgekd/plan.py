@@ -241,7 +241,9 @@ def _check_devices(recipe: Recipe, targets: tuple[Target, ...]) -> None:
     names = [target.name for target in targets]
     for name, address in recipe.bench.devices.items():
         if name not in names:
-            raise BadInput(f"bench.devices: `{name}` is no target of this recipe{nearest(name, names)}; it has {', '.join(names)}")
+            raise BadInput(
+                f"bench.devices: `{name}` is no target of this recipe{nearest(name, names)}; it has {', '.join(names)}"
+            )
         open_device(address)
 
 

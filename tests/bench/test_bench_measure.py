@@ -24,7 +24,14 @@ from edgekd.recipe import Bench
 from edgekd.targets import load_target
 
 QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, launches=1, max_seconds=5, threads=1, roofline=False)
-BRIEF = ["bench.min_seconds=0.02", "bench.min_count=5", "bench.interval=null", "bench.launches=1", "bench.threads=1", "bench.roofline=false"]
+BRIEF = [
+    "bench.min_seconds=0.02",
+    "bench.min_count=5",
+    "bench.interval=null",
+    "bench.launches=1",
+    "bench.threads=1",
+    "bench.roofline=false",
+]
 
 # a runtime whose speed the file's content decides: "milliseconds" per call, or what goes wrong
 STUB = """
@@ -134,6 +141,31 @@ def test_blocks_alternate_and_every_number_is_recorded(stub, tmp_path: Path):
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     json.dumps([measurements, comparisons], allow_nan=False)
+
+
+def test_everything_is_started_afresh_and_the_starts_are_kept_apart(stub, tmp_path: Path):
+    settings = QUICK.model_copy(update={"launches": 3, "max_seconds": 60.0})
+    (a, b), (told,) = bench.measure([stub("a", "2", control=True), stub("b", "2")], settings, tmp_path / "out")
+    log = (tmp_path / "log").read_text()
+    # a start: first call and warm-up of a, then of b; then blocks in alternation
+    first = [name for name, calls in itertools.groupby(log) if len(list(calls)) >= 4]
+    assert len(a["blocks"]["launches"]) == 3
+    assert a["blocks"]["launches"] == b["blocks"]["launches"]
+    assert all(rows >= 6 for rows in a["blocks"]["launches"])
+    assert sum(a["blocks"]["launches"]) == a["blocks"]["count"] == told["pairs"]
+    assert a["stopped_by"] == "min_seconds and min_count"
+    assert first[:2] == ["a", "b"]
+    samples, times = (np.load(tmp_path / "out" / a[kind]) for kind in ("samples", "times"))
+    assert samples.shape == (a["blocks"]["count"], a["blocks"]["calls"])
+    gaps = np.diff(times)
+    edge = a["blocks"]["launches"][0] - 1
+    assert gaps[edge] > 3 * np.median(gaps), "between two launches lie a start, a load and a warm-up"
+
+
+def test_what_starts_slowly_is_started_once(stub, tmp_path: Path):
+    settings = QUICK.model_copy(update={"launches": 5, "min_seconds": 0.05, "max_seconds": 1.0})
+    (one,), _ = bench.measure([stub("a", "2")], settings, tmp_path / "out")
+    assert len(one["blocks"]["launches"]) == 1, "five starts of 0.2 s or more are over half of the second that it may take"
 
 
 def test_each_batch_size_gets_its_own_measurement(stub, tmp_path: Path):

@@ -14,7 +14,15 @@ from edgekd.bench import timing
 from edgekd.recipe import Bench
 
 QUICK = Bench(
-    min_seconds=0.1, min_count=10, interval=None, launches=1, max_seconds=5, threads=2, roofline=False, prompt_tokens=6, new_tokens=5
+    min_seconds=0.1,
+    min_count=10,
+    interval=None,
+    launches=1,
+    max_seconds=5,
+    threads=2,
+    roofline=False,
+    prompt_tokens=6,
+    new_tokens=5,
 )
 
 

@@ -280,3 +280,56 @@ def test_intervals_hold_their_estimate_and_scale_with_the_unit(times: list[float
     mirrored = statistics.ratio(samples, samples[::-1])
     assert mirrored.low <= mirrored.value * (1 + 1e-9)
     assert mirrored.high >= mirrored.value * (1 - 1e-9)
+
+
+def test_from_three_launches_on_the_interval_is_over_launches():
+    """Five launches whose ratios are 1.00 1.02 1.04 1.02 1.02; t(6) = 2.4469: tables of Student's distribution."""
+    ratios, pairs = [1.00, 1.02, 1.04, 1.02, 1.02], 4
+    launches = [number for number in range(5) for _ in range(pairs)]
+    candidate = np.full((5 * pairs, 3), 1e-3)
+    control = candidate * np.repeat(ratios, pairs)[:, None]
+    control[0] *= 3  # one pair of four: the median of its launch does not see it
+    found = statistics.ratio(control, candidate, launches=launches)
+    logs = np.log(ratios)
+    mean = logs.mean()
+    variance = (((logs - mean) ** 2).sum() + 2 * statistics.BETWEEN**2) / 6
+    half = 2.4469 * math.sqrt(variance / 5)
+    assert found.value == pytest.approx(math.exp(mean))
+    assert found.low == pytest.approx(math.exp(mean - half), rel=1e-4)
+    assert found.high == pytest.approx(math.exp(mean + half), rel=1e-4)
+    two = [number % 2 for number in launches]
+    assert statistics.ratio(control, candidate, launches=two) == statistics.ratio(control, candidate), "two tell too little"
+    alone = statistics.block_interval(control, launches)
+    assert alone.value == pytest.approx(1e-3 * math.exp(mean))
+    assert statistics.relative_width(alone) < statistics.relative_width(found)
+
+
+def test_a_median_over_launches_knows_how_launches_differ():
+    random = np.random.default_rng(0)
+    launches = [number for number in range(8) for _ in range(10)]
+    samples = random.normal(1e-3, 1e-6, (80, 20)) * np.repeat(random.normal(1, 0.02, 8), 10)[:, None]
+    blocks, over = statistics.median_interval(samples), statistics.median_interval(samples, launches=launches)
+    assert blocks.value == over.value == np.median(samples)
+    assert statistics.relative_width(over) > 1.5 * statistics.relative_width(blocks)
+    told = statistics.summary(samples, launches)
+    assert (told["median_low_s"], told["median_high_s"]) == (over.low, over.high)
+
+
+@pytest.mark.parametrize(("between", "wrong", "missed"), [(0.0075, 0.02, 0.02), (0.03, 0.06, 0.08)])
+def test_verdicts_over_launches_are_right_where_processes_differ_a_lot(between: float, wrong: float, missed: float):
+    """Launches until the interval is INTERVAL wide, 30 at most, looked at after each from the fifth on; 300 measurements each."""
+    random = np.random.default_rng(1)
+
+    def differs(true: float) -> bool:
+        logs: list[float] = []
+        while True:
+            logs.append(true + random.normal(0, between) + random.standard_t(4) * 0.005)
+            if len(logs) < 5:
+                continue
+            candidate = np.ones((len(logs), 1))
+            found = statistics.ratio(np.exp(logs)[:, None] * candidate, candidate, launches=range(len(logs)))
+            if statistics.relative_width(found) <= statistics.INTERVAL or len(logs) >= 30:
+                return statistics.differs(found)
+
+    assert np.mean([differs(0.0) for _ in range(300)]) <= wrong
+    assert np.mean([not differs(math.log(1.05)) for _ in range(300)]) <= missed

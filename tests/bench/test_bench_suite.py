@@ -64,7 +64,14 @@ class Fake:
                 raise seconds
             nanoseconds = int(seconds * 1e9)
             blocks = [
-                {"nanoseconds": [nanoseconds] * 10, "wall": 10 * nanoseconds, "at": k * 10**9, "marks": {}, "joules": None, "launch": 0}
+                {
+                    "nanoseconds": [nanoseconds] * 10,
+                    "wall": 10 * nanoseconds,
+                    "at": k * 10**9,
+                    "marks": {},
+                    "joules": None,
+                    "launch": 0,
+                }
                 for k in range(12)
             ]
             timed.append(
