@@ -4,10 +4,11 @@ from __future__ import annotations
 
 DEFINITIONS = {
     "load": "From the path of the file to a session that is ready. The runtime is imported and the file lies in the "
-    "system's cache already.",
-    "first call": "The first call after loading, inputs in memory: what the runtime puts off until it is needed is in it.",
+    "system's cache already. The median over launches.",
+    "first call": "The first call after loading, inputs in memory: what the runtime puts off until it is needed is in it. "
+    "The median over launches.",
     "warm latency": "One call after warm-up: from input arrays in memory to output arrays in memory. Its median, with a "
-    "95 % interval; a percentile only where at least 5 calls lie beyond it. No call is dropped.",
+    "95 % interval; a percentile only where at least 5 calls are expected beyond it. No call is dropped.",
     "sustained latency": "The same call, over minutes without a pause: its median over time, and the moment from which it "
     "stays slower, if there is one. The model is warm all the time; what changes is the machine.",
     "throughput": "Samples a second over all warm calls, one call after the other: calls x batch / their summed time.",
@@ -30,12 +31,12 @@ DEFINITIONS = {
     "It is part of TTFT.",
     "peak memory": "The most memory that the process held at once (resident), and how much of it lies above the same "
     "process with the runtime imported and no model loaded.",
-    "energy": "Joules a call: what the host's own counter added between the start and the end of a block of calls / its calls. "
-    "It is the whole package's, idle power included; the idle watts are told beside it. Where a host has no counter that may be "
-    "read, it says so.",
-    "ratio": "Both files are timed in alternating blocks (A B B A), each in a process of its own. The ratio is the median "
-    "over pairs of neighbouring blocks, with a 95 % interval over the pairs and over what another two processes would differ by. "
-    "Below 2.5 % it is not called a difference.",
+    "energy": "Joules a call: what the host's own counter added between the start and the end of a block of calls / the calls made "
+    "in it, those that settle it included. It is the whole package's, idle power included; the idle watts are told beside it. Where "
+    "a host has no counter that may be read, it says so.",
+    "ratio": "Both files are timed in alternating blocks (A B B A), each in a process of its own, started afresh several times. The "
+    "ratio is the mean over launches of the median over pairs of neighbouring blocks, with a 95 % interval over launches. Below "
+    "2.5 % it is not called a difference.",
     "roofline fraction": "Attainable time / median warm latency. Attainable: the longer of operations / the host's measured matrix "
     "rate and bytes / its measured memory bandwidth, at the same number of threads; the longer one is what binds.",
 }

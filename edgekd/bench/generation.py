@@ -8,7 +8,7 @@ definitions.py. numpy and the standard library alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -172,22 +172,24 @@ class Generation:
         return state.ids
 
 
-def summarise(marks: Mapping[str, np.ndarray], prompt_tokens: int, batch: int = 1) -> dict[str, Any]:
+def summarise(
+    marks: Mapping[str, np.ndarray], prompt_tokens: int, batch: int = 1, launches: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Summarise the marks of many calls, in seconds: "ttft" and "encode" (blocks, calls), "tokens" (blocks, calls, new tokens - 1).
 
     {"prompt_tokens", "new_tokens", "ttft", "per_token", "encode": summaries (statistics.summary; encode: None without an encoder),
-    "tokens_per_s", "prefill_per_s"}. A percentile of per_token counts all steps of all calls.
+    "tokens_per_s", "prefill_per_s"}. launches: (blocks,), the process each block ran in. A percentile of per_token counts all steps of all calls.
     """
     gaps = np.asarray(marks["tokens"], np.float64)
-    ttft = statistics.summary(np.asarray(marks["ttft"]))
+    ttft = statistics.summary(np.asarray(marks["ttft"]), launches)
     return {
         "prompt_tokens": prompt_tokens,
         "new_tokens": gaps.shape[-1] + 1,
         "ttft": ttft,
-        "per_token": statistics.summary(gaps.reshape(len(gaps), -1)),
+        "per_token": statistics.summary(gaps.reshape(len(gaps), -1), launches),
         "tokens_per_s": gaps.size * batch / float(gaps.sum()),
         "prefill_per_s": prompt_tokens * batch / ttft["median_s"],
-        "encode": statistics.summary(np.asarray(marks["encode"])) if "encode" in marks else None,
+        "encode": statistics.summary(np.asarray(marks["encode"]), launches) if "encode" in marks else None,
     }
 
 

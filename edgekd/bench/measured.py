@@ -22,7 +22,7 @@ def measured(
 ) -> dict[str, Any]:
     """Return the numbers of a measurement (manifest.schema.json) from what schedule.run told of a thing.
 
-    samples: seconds, (blocks, calls), NaN where a block has fewer. begins: seconds at which each block began. surrounding: of its
+    samples: seconds, (blocks, calls). begins: seconds at which each block began. surrounding: of its
     environment. Of several streams throughput counts them together, by the clock on the wall.
     """
     blocks: Sequence[Mapping[str, Any]] = one["blocks"]
@@ -38,7 +38,7 @@ def measured(
         "first_call_s": one["first_call_s"],
         "warm_up": one["warm_up"],
         "warm": statistics.summary(samples, launches),
-        "throughput_per_s": float(counts.sum() * batch / (walls.sum() if streams else np.nansum(samples))),
+        "throughput_per_s": float(counts.sum() * batch / (walls.sum() if streams else samples.sum())),
         "peak_memory_bytes": one["peak_memory_bytes"],
         "peak_memory_above_runtime_bytes": one["peak_memory_above_runtime_bytes"],
         "blocks": {
@@ -54,11 +54,11 @@ def measured(
         "drift": None if lasting else statistics.drift(samples, begins),
         "outliers": statistics.outliers(samples),
         "sustained": _sustained(begins, counts * batch / walls, watched) if lasting else None,
-        "energy": _energy(blocks, counts, told["energy"]),
+        "energy": _energy(one, told["energy"]),
         "environment": {**surrounding, "runtime": one["runtime"]},
     }
     if "tokens" in marks:
-        made["generation"] = generation.summarise(marks, prompt_tokens, batch)
+        made["generation"] = generation.summarise(marks, prompt_tokens, batch, launches)
     elif marks:
         made["parts"] = {part: statistics.summary(values, launches) for part, values in marks.items()}
     return made
@@ -78,10 +78,13 @@ def _marks(blocks: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.array([block["marks"][name] for block in blocks], dtype=np.float64) / 1e9 for name in names}
 
 
-def _energy(blocks: Sequence[Mapping[str, Any]], counts: np.ndarray, meter: Mapping[str, Any]) -> dict[str, Any]:
-    """Return joules a call and watts over all blocks, or why there are none."""
+def _energy(one: Mapping[str, Any], meter: Mapping[str, Any]) -> dict[str, Any]:
+    """Return joules a call and watts over all blocks, or why there are none. The calls that settle a block are metered too."""
+    blocks = one["blocks"]
     known = [block["joules"] for block in blocks]
     if any(joules is None for joules in known):
         return {"joules_per_call": None, "watts": None, **meter}
-    seconds = sum(block["wall"] for block in blocks) / 1e9
-    return {"joules_per_call": sum(known) / float(counts.sum()), "watts": sum(known) / seconds, **meter}
+    counted = sum(block.get("finished", len(block["nanoseconds"])) for block in blocks)
+    calls = counted * (one["calls"] + one["settle"]) / one["calls"]
+    seconds = sum(block["metered_s"] for block in blocks)
+    return {"joules_per_call": sum(known) / calls, "watts": sum(known) / seconds, **meter}

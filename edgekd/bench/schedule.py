@@ -61,6 +61,7 @@ class Timed:
     count: int = 0
     settle: int = 0
     call: float = 0.0  # seconds, as warm-up saw it
+    begun: float = 0.0  # `seconds` when the present launch began
     starts: dict[str, list[float]] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
@@ -71,17 +72,19 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
 
     timed: label, load_s and first_call_s (medians over launches), warm_up, blocks, calls, settle, stopped_by, providers, runtime,
     peak_memory_bytes, peak_memory_above_runtime_bytes. A block: {"nanoseconds": each call's, "wall": of all, "at": when it began, on
-    a clock that all blocks share, "marks": {part: durations}, "joules", "launch": in which process; of streams also "finished": how
+    a clock that all blocks share, "marks": {part: durations}, "joules" (in "metered_s", settling included), "launch": in which process; of streams also "finished": how
     many calls ended, parts of calls at the edges counted}. watched: of a sustained run, environment.point every LOOK seconds,
     "at_s" from the run's begin, with its "label".
     open_worker(label): a context manager with send, receive and ask, see worker.py. tell(share done, what is being done).
 
     Everything is started afresh job["launches"] times, and again until the intervals are narrow: two processes that run the same
     file differ for as long as they live, more so beside other work, and only other processes can show it (Kalibera and Jones,
-    Rigorous Benchmarking in Reasonable Time, ISMM 2013). Things whose start takes long are started once.
+    Rigorous Benchmarking in Reasonable Time, ISMM 2013). Where five launches do not fit into max_seconds there is
+    one.
     """
     watched: list[dict[str, Any]] = []
-    meter, no_meter = energy.meter()
+    # what another machine uses, or heats up to, is not read here
+    meter, no_meter = energy.meter() if job.get("meter", True) else (None, "not available here: it is another device")
     timed = [Timed(thing["label"]) for thing in job["things"]]
     with contextlib.ExitStack() as stack:
         if meter is not None:
@@ -89,11 +92,10 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
         idle = None if meter is None else meter.idle_watts(IDLE)
         before, launch = environment.now(), 0
         while True:
-            _launch(timed, job, open_worker, tell, meter, watched, launch)
+            after = _launch(timed, job, open_worker, tell, meter, watched, launch)
             launch += 1
             if all("stopped_by" in one.told for one in timed) or _enough(timed, job, launch):
                 break
-        after = environment.now()
     return {
         "timed": [
             {
@@ -120,10 +122,14 @@ def _launch(
     meter: Any,
     watched: list[dict[str, Any]],
     launch: int,
-) -> None:
-    """Start a process for each thing, time them, and let the processes end."""
+) -> dict[str, Any]:
+    """Start a process for each thing, time them, and let the processes end; return environment.now() of before they ended.
+
+    A launch after which no other fits into max_seconds goes on to the end: the only one of things that start slowly.
+    """
     with contextlib.ExitStack() as stack:
         for one in timed:
+            one.begun = one.seconds
             one.worker = stack.enter_context(open_worker(one.label))
         begin, bare = time.perf_counter(), []
         for one, thing in zip(timed, job["things"]):  # noqa: B905 - Python 3.8. All import their runtime at the same time
@@ -144,16 +150,26 @@ def _launch(
             _sustain(timed, job, tell, meter, watched)
         else:
             names = f"timing {len(timed)} in alternation" if len(timed) > 1 else f"timing {timed[0].label}"
-            once = not launch and (
-                _launches(job) == 1 or max(o.seconds for o in timed) * _launches(job) > job["max_seconds"] / 2
-            )
-            alternate = _to_the_end if once else _a_share
+            alternate = _to_the_end if _last(timed, job, launch) else _a_share
             alternate(timed, job, lambda share: tell(0.1 + 0.9 * share, names), meter, launch)
         for one, least in zip(timed, bare):  # noqa: B905
             peak = one.worker.ask(do="memory")["bytes"]
             above = None if peak is None or least is None else max(0, peak - least)
             for name, value in (("peak_memory_bytes", peak), ("peak_memory_above_runtime_bytes", above)):
                 one.told[name] = value if value is None else max(value, one.told.get(name) or 0)
+        return environment.now()
+
+
+def _last(timed: Sequence[Timed], job: Mapping[str, Any], launch: int) -> bool:
+    """Say whether the launch that was prepared is the last: the only one wanted, or five like it or one more would not fit."""
+    wanted = _launches(job)
+    for one in timed:
+        rounds = max(SHARE_ROUNDS, math.ceil(job["min_count"] / wanted / one.calls))
+        share = max(rounds * one.call * (one.calls + one.settle), job["min_seconds"] / wanted)
+        this = one.seconds - one.begun + share
+        if (this * wanted if not launch else one.begun + 2 * this) > job["max_seconds"]:
+            return True
+    return wanted == 1
 
 
 def _prepare(one: Timed, thing: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -185,9 +201,10 @@ def _launches(job: Mapping[str, Any]) -> int:
 def _block(one: Timed, job: Mapping[str, Any], meter: Any, launch: int = 0) -> None:
     """Time one block and keep it."""
     expected = _expected(one)
-    before = meter.joules() if meter else None
+    before, begin = (meter.joules() if meter else None), time.perf_counter()
     command = {"do": "streams", "count": one.calls} if job.get("streams") else {"do": "time", "count": one.calls}
     answer = one.worker.ask(expected=10 * expected, settle=one.settle, **command)
+    answer["metered_s"] = time.perf_counter() - begin
     answer["joules"] = None if before is None else meter.joules() - before
     answer["launch"] = launch
     one.blocks.append(answer)
@@ -247,7 +264,7 @@ def _a_share(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[flo
             and (one.count - count) * _launches(job) >= job["min_count"]
             for one, (warm, count) in zip(timed, before)  # noqa: B905
         )
-        if rounds % 2 == 0 and ((rounds >= SHARE_ROUNDS and enough) or spent >= 1):
+        if spent >= 1 or (rounds % 2 == 0 and rounds >= SHARE_ROUNDS and enough):
             break
 
 
@@ -296,7 +313,7 @@ def _sustain(timed: Sequence[Timed], job: Mapping[str, Any], tell: Tell, meter: 
     for place, one in enumerate(timed):
         begin, before = time.perf_counter(), environment.now()
         looked = 0.0
-        while (spent := time.perf_counter() - begin) < 60 * job["minutes"] or not one.blocks:
+        while (spent := time.perf_counter() - begin) < 60 * job["minutes"] or len(one.blocks) < 2:
             if spent - looked >= LOOK:
                 looked, after = spent, environment.now()
                 watched.append({**environment.point(before, after), "label": one.label, "at_s": spent})

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd import backends, bench
-from edgekd.bench import compare, process, stage
+from edgekd.bench import compare, measured, process, schedule, stage
 from edgekd.bench.things import Thing, facts, fingerprint, golden_inputs
 from edgekd.errors import BadInput
 from edgekd.recipe import Bench
@@ -163,9 +163,76 @@ def test_everything_is_started_afresh_and_the_starts_are_kept_apart(stub, tmp_pa
 
 
 def test_what_starts_slowly_is_started_once(stub, tmp_path: Path):
-    settings = QUICK.model_copy(update={"launches": 5, "min_seconds": 0.05, "max_seconds": 1.0})
+    settings = QUICK.model_copy(update={"launches": 5, "min_seconds": 0.05, "max_seconds": 0.7})
     (one,), _ = bench.measure([stub("a", "2")], settings, tmp_path / "out")
-    assert len(one["blocks"]["launches"]) == 1, "five starts of 0.2 s or more are over half of the second that it may take"
+    assert len(one["blocks"]["launches"]) == 1, "five starts of 0.15 s or more do not fit into 0.7 s"
+
+
+class Table:
+    """A worker whose clock is a table: start, load and calls take what it says, on a clock of its own."""
+
+    now = 0.0
+
+    def __init__(self, start: float, call: float) -> None:
+        self.start, self.call, self.asked = start, call, {}
+
+    def __enter__(self) -> "Table":
+        return self
+
+    def __exit__(self, *rest: object) -> None:
+        pass
+
+    def send(self, **command: object) -> None:
+        self.asked = command
+
+    def receive(self, expected: float = 0.0) -> dict:
+        return self.answer(**self.asked)
+
+    def ask(self, expected: float = 0.0, **command: object) -> dict:
+        return self.answer(**command)
+
+    def answer(self, do: str, count: int = 1, settle: int = 0, seconds: float = 0.0, **rest: object) -> dict:
+        if do == "start":
+            Table.now += self.start
+            return {"runtime": {}, "bytes": 1}
+        if do == "warm-up":
+            calls = max(1, int(seconds / self.call))
+            Table.now += calls * self.call
+            return {"nanoseconds": [int(self.call * 1e9)] * calls}
+        if do == "time":
+            at = Table.now
+            Table.now += (settle + count) * self.call
+            nanoseconds = [int(self.call * 1e9)] * count
+            return {"nanoseconds": nanoseconds, "wall": sum(nanoseconds), "at": int(at * 1e9), "marks": {}}
+        return {"seconds": 0.0, "providers": {}, "bytes": 2}
+
+
+@pytest.mark.parametrize(
+    ("start", "call", "launches", "calls"),
+    [(0.3, 1e-3, 5, 40), (0.3, 1.0, 1, 25), (1.0, 1.0, 1, 25), (0.2, 0.8, 1, 30), (8.0, 1e-3, 1, 1000)],
+)
+def test_the_time_that_may_be_spent_is_spent_on_calls(
+    monkeypatch: pytest.MonkeyPatch, start: float, call: float, launches: int, calls: int
+):
+    """30 seconds at most: many launches where they fit, else one with as many calls as fit."""
+    Table.now = 0.0
+    monkeypatch.setattr(schedule.time, "perf_counter", lambda: Table.now)
+    job = {
+        "things": [{"label": "a", "backend": "none", "files": {}}], "scenario": "single-stream", "batch": 1, "threads": 1,
+        "min_seconds": 1.0, "min_count": 40, "max_seconds": 30.0, "interval": None, "launches": 5,
+    }  # fmt: skip
+    (one,) = schedule.run(job, lambda label: Table(start, call))["timed"]
+    assert len({block["launch"] for block in one["blocks"]}) == launches
+    assert sum(len(block["nanoseconds"]) for block in one["blocks"]) >= calls
+    assert Table.now <= 30 + 2 * call + start
+
+
+def test_each_launch_of_a_meter_counts_all_calls_that_it_saw():
+    """0.5 J a call, 2 calls counted and 1 to settle in each block of 0.3 s; 5 W."""
+    block = {"nanoseconds": [1, 1], "joules": 1.5, "metered_s": 0.3}
+    told = measured._energy({"blocks": [block, block], "calls": 2, "settle": 1}, {"source": "test"})
+    assert told["joules_per_call"] == pytest.approx(0.5)
+    assert told["watts"] == pytest.approx(5.0)
 
 
 def test_each_batch_size_gets_its_own_measurement(stub, tmp_path: Path):

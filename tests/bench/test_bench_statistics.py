@@ -283,7 +283,7 @@ def test_intervals_hold_their_estimate_and_scale_with_the_unit(times: list[float
 
 
 def test_from_three_launches_on_the_interval_is_over_launches():
-    """Five launches whose ratios are 1.00 1.02 1.04 1.02 1.02; t(6) = 2.4469: tables of Student's distribution."""
+    """Five launches whose ratios are 1.00 1.02 1.04 1.02 1.02; t(4) = 2.7764: tables of Student's distribution."""
     ratios, pairs = [1.00, 1.02, 1.04, 1.02, 1.02], 4
     launches = [number for number in range(5) for _ in range(pairs)]
     candidate = np.full((5 * pairs, 3), 1e-3)
@@ -292,11 +292,14 @@ def test_from_three_launches_on_the_interval_is_over_launches():
     found = statistics.ratio(control, candidate, launches=launches)
     logs = np.log(ratios)
     mean = logs.mean()
-    variance = (((logs - mean) ** 2).sum() + 2 * statistics.BETWEEN**2) / 6
-    half = 2.4469 * math.sqrt(variance / 5)
+    half = 2.7764 * math.sqrt(((logs - mean) ** 2).sum() / 4 / 5)
     assert found.value == pytest.approx(math.exp(mean))
     assert found.low == pytest.approx(math.exp(mean - half), rel=1e-4)
     assert found.high == pytest.approx(math.exp(mean + half), rel=1e-4)
+    even = statistics.ratio(candidate * 1.02, candidate, launches=launches)
+    assert even.high / even.value == pytest.approx(math.exp(2.7764 * math.sqrt(2 * 0.0075**2 / 6 / 5)), rel=1e-3), (
+        "five that agree"
+    )
     two = [number % 2 for number in launches]
     assert statistics.ratio(control, candidate, launches=two) == statistics.ratio(control, candidate), "two tell too little"
     alone = statistics.block_interval(control, launches)
@@ -306,8 +309,8 @@ def test_from_three_launches_on_the_interval_is_over_launches():
 
 def test_a_median_over_launches_knows_how_launches_differ():
     random = np.random.default_rng(0)
-    launches = [number for number in range(8) for _ in range(10)]
-    samples = random.normal(1e-3, 1e-6, (80, 20)) * np.repeat(random.normal(1, 0.02, 8), 10)[:, None]
+    launches = [number for number in range(5) for _ in range(10)]
+    samples = random.normal(1e-3, 1e-6, (50, 20)) * np.repeat(random.normal(1, 0.02, 5), 10)[:, None]
     blocks, over = statistics.median_interval(samples), statistics.median_interval(samples, launches=launches)
     assert blocks.value == over.value == np.median(samples)
     assert statistics.relative_width(over) > 1.5 * statistics.relative_width(blocks)
@@ -333,3 +336,16 @@ def test_verdicts_over_launches_are_right_where_processes_differ_a_lot(between: 
 
     assert np.mean([differs(0.0) for _ in range(300)]) <= wrong
     assert np.mean([not differs(math.log(1.05)) for _ in range(300)]) <= missed
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_the_interval_of_a_median_holds_the_truth_over_few_launches(count: int):
+    random = np.random.default_rng(2)
+    launches = [number for number in range(count) for _ in range(6)]
+    held = 0
+    for _ in range(300):
+        factors = np.exp(random.normal(0, 0.02, count))
+        samples = np.exp(random.normal(0, 0.003, (6 * count, 5))) * np.repeat(factors, 6)[:, None]
+        found = statistics.median_interval(samples, launches=launches)
+        held += found.low <= 1 <= found.high
+    assert held / 300 > 0.88, "a bootstrap over launches gives 0.75 of 3, 0.87 of 5"
