@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import patient
 
 from edgekd.bench import energy
 
@@ -172,6 +173,7 @@ def test_lines_of_powermetrics(line: str, watts: float | None):
     assert energy.powermetrics_watts(line) == watts
 
 
+@patient
 def test_a_program_that_prints_power_is_followed_and_ended():
     prints = f"import time\nfor _ in range(600): print({NANO!r}, flush=True); time.sleep(0.02)"
     meter = energy._printed("tool", [sys.executable, "-c", prints], energy.tegrastats_watts, patience=30)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from patience import patient
 
 from edgekd.backends import onnxruntime
 from edgekd.bench import clock, generation
@@ -251,6 +252,7 @@ def test_the_encoder_may_fill_the_cross_cache_itself(tmp_path: Path):
     assert call.ids[0].tolist() == greedy([0], 6, memory=WEIGHTS["source"][PROMPT[0]])
 
 
+@patient
 def test_time_to_first_token_and_gaps_are_the_whole_call(tmp_path: Path):
     call = generation.call(*opened(model=Decoder("open").write(tmp_path / "m.onnx")), PROMPT, 8)
     call()
@@ -306,6 +308,7 @@ def grown(inputs: dict) -> dict:
     return {"logits": logits, "present.0.key": np.concatenate([past, np.zeros((len(past), 2, n, 4), np.float16)], axis=2)}
 
 
+@patient
 def test_each_duration_falls_where_its_definition_says():
     reader = Slow(lambda inputs: 0.02, lambda inputs: {"last_hidden_state": np.zeros((2, 9, 8), np.float32)})
     writer = Slow(lambda inputs: 0.03 if inputs["past_key_values.0.key"].shape[2] == 0 else 0.005, grown)

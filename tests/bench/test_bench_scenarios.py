@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from patience import patient
 
 from edgekd.bench import clock, scenarios
 from edgekd.errors import BadInput
@@ -65,6 +66,7 @@ def test_streams_have_inputs_of_their_own():
     assert not np.shares_memory(sessions[0].got["x"], given)
 
 
+@patient
 def test_two_streams_of_sleepers_have_twice_the_throughput_of_one():
     one = scenarios.time_streams(scenarios.streams([Plain(0.01)], {"x": np.ones(1)}), 12)
     two = scenarios.time_streams(scenarios.streams([Plain(0.01), Plain(0.01)], {"x": np.ones(1)}), 12)
@@ -77,6 +79,7 @@ def test_two_streams_of_sleepers_have_twice_the_throughput_of_one():
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
+@patient
 def test_the_ends_of_a_block_do_not_bias_its_throughput(count: int):
     """Streams of different speed, and a first call that is three times as long: none of it shows, even in short blocks."""
     took: dict[float, list[float]] = {0.004: [], 0.006: []}  # really: a busy machine oversleeps
@@ -98,6 +101,7 @@ def test_the_ends_of_a_block_do_not_bias_its_throughput(count: int):
     assert finished / seconds == pytest.approx(sum(1 / np.mean(one) for one in took.values()), rel=0.07)
 
 
+@patient
 def test_no_stream_stops_before_the_block_closes():
     calls = {"fast": [], "slow": []}
 
@@ -151,6 +155,7 @@ def split_model() -> tuple[dict, dict]:
     return sessions, declared
 
 
+@patient
 def test_parts_of_a_chain_are_timed_within_the_whole():
     sessions, declared = split_model()
     call = scenarios.chain(sessions, {"encoder": {"image": np.ones(2)}, "decoder": {"point": np.full(2, 5)}}, declared)

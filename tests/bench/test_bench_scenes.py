@@ -8,6 +8,7 @@ import onnx
 import pytest
 from bench.test_bench_generation import Decoder
 from onnx import TensorProto, helper
+from patience import patient
 
 from edgekd import bench
 from edgekd.bench import timing
@@ -37,6 +38,7 @@ def part(file: Path, takes: str, gives: str, products: int) -> Path:
     return file
 
 
+@patient
 def test_a_folder_of_graphs_that_feed_each_other_is_timed_by_part_and_whole(tmp_path: Path):
     folder = tmp_path / "split"
     folder.mkdir()
@@ -52,6 +54,7 @@ def test_a_folder_of_graphs_that_feed_each_other_is_timed_by_part_and_whole(tmp_
     assert one["generation"] is None
 
 
+@patient
 def test_a_language_model_is_found_out_and_generates(tmp_path: Path):
     folder = tmp_path / "lm"
     folder.mkdir()
@@ -66,6 +69,7 @@ def test_a_language_model_is_found_out_and_generates(tmp_path: Path):
     assert told["prefill_per_s"] == pytest.approx(6 / told["ttft"]["median_s"])
 
 
+@patient
 def test_streams_count_all_calls_by_the_clock_on_the_wall(tmp_path: Path):
     thing = bench.thing_from(part(tmp_path / "m.onnx", "x", "y", 40))
     alone, two = timing.measure([thing], QUICK.model_copy(update={"streams": (2,)}), tmp_path / "out")[0]
