@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from . import __version__, run_folder
 from .plan import Plan
-from .report.formats import duration
-from .report.words import of_the_model
+from .report.formats import duration, throughput
+from .report.words import of_the_model, one_way, unusual
 from .run_folder import Stage
 from .targets import covers
 from .tasks import task_of
@@ -111,32 +112,33 @@ def _variant(made: dict[str, Any], verdicts: list[dict[str, Any]]) -> dict[str, 
 
 
 def choose(
-    target: Any, plan: Plan, verdicts: dict[str, Any], measurements: list[dict[str, Any]], comparisons: list[dict[str, Any]]
+    target: Any,
+    plan: Plan,
+    verdicts: Mapping[str, Any],
+    measurements: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return the variant to ship to a target: the fastest that passed, measured where it was, else by the target's rule.
 
-    Of those that the clock cannot tell from the fastest it is the smallest: weights alone in few bits save size, and no time.
+    Only what was timed in one way counts (report.words.one_way). Of those that the clock cannot tell from the fastest it is the smallest: weights alone in few bits save size, and no time.
     """
     status = {v: verdicts.get(f"{target.name}/{v}", {}).get("status") for t, v in plan.pairs() if t.name == target.name}
     passed = [v for v, told in status.items() if told == "passed"]
     if not passed:
         none = set(status.values()) == {"not_verified"}
         return {"variant": None, "why": "none could be verified here" if none else "no variant passed the gate", "by": "rule"}
-    medians = {
-        m["artifact"].split("/", 1)[1]: m["warm"]["median_s"]
-        for m in reversed(measurements)
-        if m["artifact"].startswith(f"{target.name}/")
-    }
-    timed = [v for v in passed if v in medians]
+    alike, comparisons = one_way(target.name, measurements, comparisons)
+    found = {m["artifact"].split("/", 1)[1]: m for m in reversed(alike)}
+    timed = [v for v in passed if v in found]
     if timed:
-        fastest = min(timed, key=lambda v: medians[v])
+        fastest = min(timed, key=lambda v: _cost(found[v]))
         even = [v for v in timed if v == fastest or _as_fast(f"{target.name}/{v}", f"{target.name}/{fastest}", comparisons)]
         # what compares alike with the fastest may still be seen to be slower than another of these
         even = [
             v for v in even if not any(_slower(f"{target.name}/{v}", f"{target.name}/{other}", comparisons) for other in even)
         ]
         best = min(even, key=lambda v: _bytes(plan, target, v))
-        ms = f"{duration(medians[best])} a call"
+        ms = _speed(found[best])
         if len(timed) == 1:
             why = f"the only one that passed, {ms}"
         elif len(even) > 1:
@@ -151,7 +153,18 @@ def choose(
     return {"variant": best, "why": f"not measured here; `{target.name}` prefers {best}", "by": "rule"}
 
 
-def _as_fast(a: str, b: str, comparisons: list[dict[str, Any]]) -> bool:
+def _cost(m: Mapping[str, Any]) -> float:
+    """Return seconds: of a warm call; with streams, of all that ran at once, as their comparisons count."""
+    return float(m["batch"] / m["throughput_per_s"] if m.get("streams") else m["warm"]["median_s"])
+
+
+def _speed(m: Mapping[str, Any]) -> str:
+    if m.get("streams"):
+        return f"{throughput(m['throughput_per_s'])} a second, {unusual(m)}"
+    return ", ".join(said for said in (f"{duration(m['warm']['median_s'])} a call", unusual(m)) if said)
+
+
+def _as_fast(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) -> bool:
     """Say whether the clock saw no difference: between the two, or, of two candidates, in how they compare with their control."""
     from .bench.statistics import SAME
 
@@ -165,7 +178,7 @@ def _as_fast(a: str, b: str, comparisons: list[dict[str, Any]]) -> bool:
     return bool(near or (one["low"] <= other["high"] and other["low"] <= one["high"]))
 
 
-def _slower(candidate: str, control: str, comparisons: list[dict[str, Any]]) -> bool:
+def _slower(candidate: str, control: str, comparisons: Sequence[Mapping[str, Any]]) -> bool:
     return any((c["candidate"], c["control"]) == (candidate, control) and "SLOWER" in c["verdict"] for c in comparisons)
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from .report.formats import DASH, Metric, duration, size
-from .report.words import STATUS, gain, shipped_bytes, short, status, stored, targets, weights_alone
+from .report.words import STATUS, gain, one_way, shipped_bytes, short, status, stored, targets, unusual, weights_alone
 from .tables import Fitting
 
 COLOURS = {"passed": "green", "failed": "red", "not_verified": "yellow"}
@@ -44,7 +44,8 @@ def table(manifest: Mapping[str, Any]) -> Group:
 
 def _rows(manifest: Mapping[str, Any], target: str, metric: Metric) -> list[dict[str, str]]:
     chosen = (manifest["chosen"].get(target) or {}).get("variant")
-    timed = {m["artifact"]: m["warm"]["median_s"] for m in reversed(manifest["measurements"])}
+    mine, _ = one_way(target, manifest["measurements"], manifest["comparisons"])
+    timed = {m["artifact"]: m["warm"]["median_s"] for m in reversed(mine)}
     rows = []
     for key in dict.fromkeys([*manifest["artifacts"], *manifest["verdicts"]]):
         home, _, variant = key.partition("/")
@@ -113,7 +114,9 @@ def _words(manifest: Mapping[str, Any], target: str) -> list[Text]:
         lines.append(f"[yellow]not verified[/]: {escape(verdicts[0]['reason'])}")
     elif any(v["status"] == "failed" for v in verdicts) and choice:
         lines.append(f"[red]nothing to ship[/]: {escape(choice['why'])}")
-    said = [c for c in manifest["comparisons"] if c["target"] == target]
+    timed, said = one_way(target, manifest["measurements"], manifest["comparisons"])
+    if way := next((way for m in timed if (way := unusual(m))), ""):
+        lines.append(f"latency: {way}")
     slow = [c for c in said if "SLOWER" in c["verdict"]]
     lines += [_slower(c) for c in slow if not weights_alone(manifest, short(c["candidate"]))]
     lines += _stored(manifest, [c for c in said if weights_alone(manifest, short(c["candidate"]))])

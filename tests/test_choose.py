@@ -140,3 +140,47 @@ def test_by_the_targets_rule_where_nothing_was_timed(plan):
     assert (made["variant"], made["by"]) == ("small", "rule")
     only_full = choose(TARGET, plan, verdicts(full="passed", small="failed"), [], [])
     assert (only_full["variant"], only_full["by"]) == ("full", "rule")
+
+
+def a_way(seconds: float, name: str, **how: Any) -> dict[str, Any]:
+    told = {"device": "local", "scenario": "single-stream", "batch": 1, "streams": None, **how}
+    return {
+        **told,
+        "artifact": f"phone/{name}",
+        "warm": {"median_s": seconds},
+        "throughput_per_s": told["batch"] / seconds * (told["streams"] or 1),
+    }
+
+
+SAME = {"control": "phone/full", "candidate": "phone/small", "verdict": "no difference seen between small and full (0.99-1.02)"}
+
+
+@pytest.mark.parametrize("how", [{"streams": 2}, {"batch": 8}, {"scenario": "sustained"}])
+@pytest.mark.parametrize("first", [True, False])
+def test_only_one_call_after_another_at_the_first_batch_decides(plan, how, first):
+    plain = [a_way(0.002, "full"), a_way(0.003, "small")]
+    other = [a_way(0.002, "full", **how), a_way(0.001, "small", **how)]
+    if "batch" in how:
+        first = True  # the first batch is the first in the list
+    measured = plain + other if first else other + plain
+    said = [
+        {**SAME, **how, "device": "local"},
+        {**SAME, "scenario": "single-stream", "batch": 1, "device": "local", "verdict": "small is 1.50x SLOWER than full"},
+    ]
+    made = choose(TARGET, plan, verdicts(full="passed", small="passed"), measured, said if first else said[::-1])
+    assert (made["variant"], made["why"]) == ("full", "the fastest of 2 that passed, 2.00\u202fms a call")
+
+
+def test_without_latency_the_first_way_decides_by_what_all_streams_do(plan):
+    two, four = {"streams": 2}, {"streams": 4}
+    measured = [
+        a_way(0.002, "full", **two),
+        a_way(0.003, "small", **two),
+        a_way(9.0, "full", **four),
+        a_way(0.1, "small", **four),
+    ]
+    made = choose(TARGET, plan, verdicts(full="passed", small="passed"), measured, [{**SAME, **four, "batch": 1}])
+    assert made["variant"] == "full"
+    assert made["why"].endswith("1,000 a second, 2 at once")
+    measured[1]["throughput_per_s"] = 2000.0  # each call is longer, and more of them end
+    assert choose(TARGET, plan, verdicts(full="passed", small="passed"), measured, [])["variant"] == "small"

@@ -68,3 +68,30 @@ def test_few_targets_have_a_table_each():
     lines = printed(few, 100)
     assert lines[0] == "cpu"
     assert "ship fp32: it is" in lines
+
+
+def test_the_latency_is_of_one_call_after_another():
+    one = manifest(cpu__fp32={}, cpu__int8={})
+
+    def timed(name: str, median: float, **how: object) -> dict:
+        return {"artifact": f"cpu/{name}", "device": "local", "scenario": "single-stream", "batch": 1, "warm": {"median_s": median}, **how}  # fmt: skip
+
+    streams = [timed("fp32", 0.5, streams=2), timed("int8", 0.7, streams=2)]
+    one["variants"] = {}
+    one["measurements"] = [*streams, timed("fp32", 0.003), timed("int8", 0.004), timed("fp32", 0.9, scenario="sustained")]
+    slow = {"target": "cpu", "control": "cpu/fp32", "candidate": "cpu/int8", "batch": 1, "why": None}
+    one["comparisons"] = [
+        {**slow, "streams": 2, "verdict": "int8 is 1.40x SLOWER than fp32"},
+        {**slow, "verdict": "int8 is 1.33x SLOWER than fp32"},
+    ]
+    text = "\n".join(printed(one, 100))
+    assert "3.00\u202fms" in text
+    assert "4.00\u202fms" in text
+    assert "1.33x SLOWER" in text
+    for other in ("500", "700", "900", "1.40x", "at once"):
+        assert other not in text
+    one["measurements"] = streams
+    text = "\n".join(printed(one, 100))
+    assert "500\u202fms" in text
+    assert "latency: 2 at once" in text
+    assert "1.40x SLOWER" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .formats import Metric, duration, size, times
-from .words import Manifest, sentence, shipped_bytes, short
+from .words import Manifest, one_way, sentence, shipped_bytes, short, unusual, where
 
 EXECUTED = {
     "simulator": "Verified in the vendor's simulator.",
@@ -22,8 +22,9 @@ def answer(manifest: Manifest, target: str, metric: Metric) -> dict[str, Any]:
     if variant is not None:
         said = f"Ship {variant}"
         kind, why = "good", sentence(choice["why"])
+        timed, _ = one_way(target, manifest["measurements"], manifest["comparisons"])
         how = (
-            "Chosen by measurement on this machine."
+            f"Chosen by measurement {where(timed[0]['device'] if timed else 'local')}."
             if choice["by"] == "measurement"
             else "Not measured: chosen by the target's rule."
         )
@@ -76,10 +77,13 @@ def _facts(manifest: Manifest, target: str, variant: str, metric: Metric) -> lis
     if count:
         smaller = teacher["bytes"] / count if teacher else 1.0
         told.append(("size", size(count), f"{times(smaller)} smaller than the teacher" if smaller > 1.05 else "model files"))
-    measured = next((m for m in manifest["measurements"] if m["artifact"] == key), None)
+    timed, compared = one_way(target, manifest["measurements"], manifest["comparisons"])
+    measured = next((m for m in timed if m["artifact"] == key), None)
     if measured:
-        against = next((c for c in manifest["comparisons"] if c["candidate"] == key), None)
+        against = next((c for c in compared if c["candidate"] == key), None)
         remark = f"a warm call, batch {measured['batch']}"
+        if said := unusual(measured):
+            against, remark = None, f"{remark}, {said}"  # a ratio of streams is of their throughput, not of this
         if against and against["low"] is not None and against["ratio"] >= 1 and against["low"] > 1:
             remark = f"{times(against['ratio'])} faster than {short(against['control'])}"
         told.append(("latency", duration(measured["warm"]["median_s"]), remark))

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import charts
 from .formats import DASH, Metric, clock, duration, number, share, size
-from .words import Manifest, providers
+from .words import Manifest, how, providers
 
 
 def training(manifest: Manifest, metric: Metric) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ def around(measurement: Mapping[str, Any]) -> dict[str, Any]:
     warm_up, blocks = m.get("warm_up"), m.get("blocks")
     return {
         "artifact": m["artifact"],
-        "batch": m["batch"],
+        "how": how(m),
         "threads": m.get("threads") or DASH,
         "providers": providers(m.get("providers") or {}) or DASH,
         "runtime": ", ".join(f"{k} {v}" for k, v in (e.get("runtime") or {}).items() if k != "numpy") or DASH,

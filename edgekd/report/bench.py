@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..bench.definitions import DEFINITIONS
 from ..run_folder import write_text
 from .background import around, machine
 from .bench_answer import answers, unmeasured
@@ -53,7 +54,6 @@ def view(told: Told, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
     timed = {cell.device for cell in found}
     said = [answer for cell in found for answer in answers(cell, short, samples)]
     said += [unmeasured(told, address, title(told, address)) for address in devices if address not in timed]
-    definitions = _definitions()
     shown = {
         "distributions": distributions(found, samples, short, colours),
         "over_time": over_times(found, short, colours),
@@ -76,8 +76,8 @@ def view(told: Told, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "across": _across(found, short, colours),
         "missing": absent(told, shown, samples),
         "environments": [_environment(told, address) for address in devices],
-        "definitions": definitions,
-        "generation_meaning": [(k, v) for k, v in definitions.items() if any(word in k.lower() for word in GENERATION)],
+        "definitions": DEFINITIONS,
+        "generation_meaning": [(k, v) for k, v in DEFINITIONS.items() if any(word in k.lower() for word in GENERATION)],
         "key": [(short[label], colours[label]) for label in labels],
     }
 
@@ -167,13 +167,5 @@ def _environment(told: Told, address: str) -> dict[str, Any]:
         "title": title(told, address),
         "machine": machine(host) if host else None,
         "packages": sorted((host.get("packages") or {}).items()),
-        "timing": [{**around(m), "scenario": m["scenario"]} for m in mine],
+        "timing": [around(m) for m in mine],
     }
-
-
-def _definitions() -> dict[str, str]:
-    try:
-        from ..bench.definitions import DEFINITIONS
-    except ImportError:
-        from ..bench.clock import DEFINITIONS
-    return dict(DEFINITIONS)

@@ -25,7 +25,7 @@ def answers(cell: Cell, names: Mapping[str, str], samples: Samples) -> list[dict
             left.pop(label, None)
         found.append(_answer(cell, _judged(cell, control, against, names, samples), against, names))
     if left and cell.scenario == "sustained":
-        found.append(_lasting(cell, list(left.values()), names))
+        found.append(_sustained(cell, list(left.values()), names))
     elif left:
         found.append(_answer(cell, _alone(list(left.values()), names), [], names, list(left.values())))
     return found
@@ -68,7 +68,7 @@ def _answer(
     }
 
 
-def _lasting(cell: Cell, things: Sequence[Told], names: Mapping[str, str]) -> dict[str, Any]:
+def _sustained(cell: Cell, things: Sequence[Told], names: Mapping[str, str]) -> dict[str, Any]:
     """Say which things' throughput fell over minutes. They ran one after the other, so nothing is compared."""
     known = [(names[m["artifact"]], m["sustained"] or {}) for m in things]
     fallen = [f"{name} at {clock(told['fell_at_s'])}" for name, told in known if told.get("fell_at_s") is not None]
@@ -139,25 +139,48 @@ def _judged(
         next_best = max(slower, key=lambda c: c["ratio"] or 0)
         by = f"{_times(next_best, turned=True)} faster than {name[next_best['candidate']]}{_interval(next_best, turned=True)}."
         return f"{name[control]} is the fastest", "good", by[:1].upper() + by[1:], control
+    open_ = [c for c in against if kinds[c["candidate"]] == "unsure"]
     return (
-        "Too few blocks to tell",
+        "Too few blocks to tell" if any(c["low"] is None for c in open_) else "No verdict",
         "unsure",
-        "The comparison needs at least 6 pairs of blocks: give the clock more time.",
+        " ".join(dict.fromkeys(_unsure(cell, c) for c in open_)),
         None,
     )
 
 
+def _unsure(cell: Cell, c: Told) -> str:
+    """Say why a comparison says nothing."""
+    if c["low"] is not None and c["high"] is not None:
+        return f"The ratio lies between {times(c['low'])} and {times(c['high'])} (95\u202f%), and no verdict is recorded."
+    timed = next((m for m in cell.measurements if m["artifact"] == c["candidate"]), None)
+    launches = len(((timed or {}).get("blocks") or {}).get("launches") or [])
+    had = [f"{c['pairs']} pair{'s' * (c['pairs'] != 1)}"] if c.get("pairs") is not None else []
+    had += [f"{launches} launch{'es' * (launches != 1)}"] if launches else []
+    there = f"; there {'was' if c.get('pairs') == 1 else 'were'} {' in '.join(had)}" if had else ""
+    needs = f"{statistics.FEWEST_PAIRS} pairs of blocks, or {statistics.FEWEST_LAUNCHES} launches, at least"
+    return f"An interval needs {needs}{there}."
+
+
 def _apart(cell: Cell, best: Told, other: Told, samples: Samples) -> bool:
-    """Say whether two candidates differ: by their own paired blocks where the samples are here, else by intervals that do not meet."""
-    found = [
-        next((samples.get(m["samples"]) for m in cell.measurements if m["artifact"] == c["candidate"]), None)
-        for c in (best, other)
-    ]
-    a, b = found
-    if a is not None and b is not None and a.ndim == b.ndim == 2:
+    """Say whether two candidates differ: by their own paired blocks where the samples are here, else by intervals that do not meet.
+
+    Samples of streams are the lengths of calls that ran beside others, and verdicts on streams are of all of them together.
+    """
+    timed = [next((m for m in cell.measurements if m["artifact"] == c["candidate"]), {"samples": None}) for c in (best, other)]
+    a, b = (samples.get(m["samples"] or "") for m in timed)
+    if not cell.streams and a is not None and b is not None and a.ndim == b.ndim == 2:
         pairs = min(len(a), len(b))
-        return statistics.differs(statistics.ratio(b[:pairs], a[:pairs]))
+        started, beside = (_launches(m, len(raw)) for m, raw in zip(timed, (a, b), strict=True))
+        if (started or [])[:pairs] == (beside or [])[:pairs]:
+            launches = started[:pairs] if started else None
+            return statistics.differs(statistics.ratio(b[:pairs], a[:pairs], launches=launches))
     return bool(best["low"] and other["high"] and best["low"] > other["high"])
+
+
+def _launches(m: Told, rows: int) -> list[int] | None:
+    """Return the number of the launch that each row of a measurement's samples is of; None where it is not recorded."""
+    counts = (m.get("blocks") or {}).get("launches") or []
+    return np.repeat(np.arange(len(counts)), counts).tolist() if sum(counts) == rows else None
 
 
 def facts(m: Told) -> list[tuple[str, str, str]]:

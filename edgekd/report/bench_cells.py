@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from .words import short
+from .words import how, short
 
 Told = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ class Cell:
     @property
     def words(self) -> str:
         """Say how it was timed: single-stream, batch 1."""
-        return f"{self.scenario}, batch {self.batch}" + (f", {self.streams} at once" if self.streams else "")
+        return how({"scenario": self.scenario, "batch": self.batch, "streams": self.streams})
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from . import charts
 from .formats import duration, number, prefixed, share, size, throughput
 from .roofline import roofline
 from .svg import COLOURS
-from .words import Manifest, gain, kind_of, sentence, short, stored, weights_alone
+from .words import Manifest, gain, how, kind_of, sentence, short, stored, unusual, weights_alone, where
 
 Samples = Mapping[str, np.ndarray]
 
@@ -23,13 +23,15 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
     many_targets = len({m["artifact"].partition("/")[0] for m in measurements}) > 1
     many_batches = len({m["batch"] for m in measurements}) > 1
     many_devices = len({m["device"] for m in measurements}) > 1
+    many_ways = _many_ways(measurements)
     rows, ridges, roofs = [], [], []
     for m in measurements:
         name = m["artifact"] if many_targets else short(m["artifact"])
         colour = colours.get(short(m["artifact"]), 0) % COLOURS
-        rows.append(row(m, name, colour, [m["device"]] if many_devices else []))
+        ways = [how(m, batch=False)] if many_ways else []
+        rows.append(row(m, name, colour, [*([m["device"]] if many_devices else []), *ways]))
         label = f"{name}, batch {m['batch']}" if many_batches else name
-        label = f"{label}, {m['device']}" if many_devices else label
+        label = ", ".join([label, *ways, *([m["device"]] if many_devices else [])])
         roofs.append((m, label, colour))
         raw = samples.get(m["samples"])
         if raw is not None and raw.size:
@@ -44,7 +46,21 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
         "rooflines": [{"title": device if many_devices else None, **found} for device, found in drawn if found],
         "absent": absent,
         "notes": _notes(manifest),
+        "how": _how(measurements),
     }
+
+
+def _many_ways(told: Sequence[Mapping[str, Any]]) -> bool:
+    return len({how(one, batch=False) for one in told}) > 1
+
+
+def _how(measurements: Sequence[Mapping[str, Any]]) -> str:
+    """Say where all was timed, and what alternated: sustained runs do not."""
+    devices = dict.fromkeys(m["device"] for m in measurements)
+    lasting = [unusual(m) == "sustained" for m in measurements]
+    order = "one after the other" if all(lasting) else "in alternating blocks"
+    order += ", sustained runs one after the other" if any(lasting) and not all(lasting) else ""
+    return f"{' and '.join(map(where, devices))} {order}"
 
 
 def row(m: Mapping[str, Any], name: str, colour: int, where: Sequence[str] = ()) -> dict[str, Any]:
@@ -82,11 +98,12 @@ def shows(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
 
 def _notes(manifest: Manifest) -> list[str]:
     """Return what makes the numbers less sure: what surrounded them, and what drifted while they were taken."""
-    found = []
+    found, many_ways = [], _many_ways(manifest["measurements"])
     for m in manifest["measurements"]:
         found += [sentence(note) for note in m["environment"].get("notes", [])]
         if (m.get("drift") or {}).get("said"):
-            found.append(f"{short(m['artifact'])}: {sentence(m['drift']['said'])}")
+            of = f", {how(m, batch=False)}" if many_ways else ""
+            found.append(f"{short(m['artifact'])}{of}: {sentence(m['drift']['said'])}")
     return list(dict.fromkeys(found))
 
 
@@ -95,11 +112,13 @@ def comparisons(manifest: Manifest) -> list[dict[str, Any]]:
     told = manifest["comparisons"]
     many_batches = len({c["batch"] for c in told}) > 1
     many_devices = len({c.get("device", "local") for c in told}) > 1
+    many_ways = _many_ways(told)
     cards = comparison_cards(told)
     for card, c in zip(cards, told, strict=True):
         card["failed"] = manifest["verdicts"].get(c["candidate"], {}).get("status") == "failed"
         card["batch"] = c["batch"] if many_batches else None
         card["device"] = c.get("device", "local") if many_devices else None
+        card["how"] = how(c, batch=False) if many_ways else None
         card["why"] = " ".join(why(manifest, c))
     return cards
 
@@ -117,6 +136,7 @@ def comparison_cards(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "failed": False,
                 "batch": None,
                 "device": None,
+                "how": None,
                 "why": sentence(c["why"]) if c["why"] else "",
                 "kind": kind,
                 "chart": charts.ratio(c["ratio"], c["low"], c["high"], reach, kind) if c["ratio"] else "",

@@ -9,7 +9,7 @@ from . import charts
 from .formats import DASH, Metric, duration, number, size, times
 from .gate import score_axis
 from .svg import COLOURS
-from .words import Manifest, method, numbers, shipped_bytes, short, targets
+from .words import Manifest, method, numbers, one_way, shipped_bytes, short, targets, unusual
 
 
 def tradeoff(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -21,12 +21,14 @@ def tradeoff(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) -> 
             continue
         _, floor = score_axis(verdicts, manifest["gate"]["max_drop"], metric)
         by_size, by_time = [], []
+        timed, _ = one_way(target, manifest["measurements"], manifest["comparisons"])
+        axis = ", ".join(["median of a warm call", *(said for m in timed[:1] if (said := unusual(m)))])
         for key, v in verdicts.items():
             name, shape = short(key), "ring" if v["status"] == "failed" else "dot"
             score, colour = v["scores"]["runtime"], colours.get(short(key))
             if count := shipped_bytes(manifest, key):
                 by_size.append(charts.Point(name, count, score, colour, shape))
-            if m := next((m for m in manifest["measurements"] if m["artifact"] == key), None):
+            if m := next((m for m in timed if m["artifact"] == key), None):
                 by_time.append(charts.Point(name, m["warm"]["median_s"], score, colour, shape))
         teacher = manifest["models"].get("teacher")
         if teacher and manifest["scores"].get("teacher") is not None and by_size:
@@ -35,7 +37,7 @@ def tradeoff(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) -> 
         if by_size:
             plots.append(charts.scatter(by_size, metric, "size of the model files", size, floor))
         if by_time:
-            plots.append(charts.scatter(by_time, metric, "median of a warm call", lambda v: duration(v, plain=True), floor))
+            plots.append(charts.scatter(by_time, metric, axis, lambda v: duration(v, plain=True), floor))
         if plots:
             found.append({"target": target, "plots": plots, "failed": any(v["status"] == "failed" for v in verdicts.values())})
     return found

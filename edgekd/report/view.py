@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ..bench.clock import DEFINITIONS
+from ..bench.definitions import DEFINITIONS
 from .answer import answer
 from .background import environment, pipeline, training
 from .formats import Metric

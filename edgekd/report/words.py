@@ -36,6 +36,45 @@ def short(artifact: str) -> str:
     return artifact.rpartition("/")[2]
 
 
+def how(told: Mapping[str, Any], batch: bool = True) -> str:
+    """Say in which way a measurement or comparison was timed: single-stream, batch 1; older records have no scenario."""
+    parts = [told.get("scenario") or "single-stream", f"batch {told.get('batch') or 1}" if batch else ""]
+    parts.append(f"{told['streams']} at once" if told.get("streams") else "")
+    return ", ".join(part for part in parts if part)
+
+
+def unusual(told: Mapping[str, Any]) -> str:
+    """Say what sets a way of timing apart from one call after another, begun rested: several at once, or minutes; else ""."""
+    if told.get("streams"):
+        return f"{told['streams']} at once"
+    return "sustained" if told.get("scenario") == "sustained" else ""
+
+
+def one_way(
+    target: str, measurements: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return those of a target that were timed in one way: one device, scenario, batch and number of streams.
+
+    It is the first that is one call after another; the first of any kind where there is none. What is shipped, and how fast it
+    is said to be, rests on these alone: of streams and sustained runs a call's length is another quantity.
+    """
+    mine = [m for m in measurements if m["artifact"].startswith(f"{target}/")]
+    first = next((m for m in mine if not unusual(m)), mine[0] if mine else None)
+    if first is None:
+        return [], []
+    told = [c for c in comparisons if c["candidate"].startswith(f"{target}/")]
+    return [m for m in mine if _way(m) == _way(first)], [c for c in told if _way(c) == _way(first)]
+
+
+def _way(told: Mapping[str, Any]) -> tuple[str, str]:
+    return told.get("device") or "local", how(told)
+
+
+def where(device: str) -> str:
+    """Say on which device something was timed."""
+    return "on this machine" if device == "local" else f"on {device}"
+
+
 def sentence(words: str) -> str:
     """Begin with a capital, end with a full stop."""
     words = words.strip()

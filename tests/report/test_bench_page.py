@@ -673,3 +673,44 @@ def test_names_lose_what_tells_nothing_apart():
 )
 def test_quantities_as_a_person_reads_them(made: str, expected: str):
     assert made.replace("\u202f", " ") == expected
+
+
+def test_launches_decide_whether_two_of_the_fastest_differ(tmp_path: Path):
+    # y lies 4 % behind x in every block, but in another process it might not: five launches, of which one turns it round
+    shift = np.repeat([1.08, 1.08, 1.08, 1.08, 0.90], 4)[:, None]
+    x = np.full((20, 10), 1e-3)
+    raw = {"x.npy": x, "y.npy": x * shift}
+    compared = [comparison("x", 1.70, 1.60, 1.80), comparison("y", 1.64, 1.54, 1.74)]
+
+    def text(**more: Any) -> str:
+        blocks = {"count": 20, "calls": 10, "settle": 0, **more}
+        things = [measurement(n, samples=f"{n}.npy", blocks=blocks) for n in ("fp32", "x", "y")]
+        return page_of(tmp_path, record(things, compared), raw).text
+
+    assert "x is the fastest" in text(), "20 pairs, an older record: it has no launches"
+    assert "x is the fastest" in text(launches=[10, 10]), "two launches are too few for an interval over them"
+    assert "x and y are the fastest" in text(launches=[4, 4, 4, 4, 4])
+    assert "x is the fastest" in text(launches=[4, 4]), "not of these samples"
+
+
+def test_samples_of_streams_decide_nothing(tmp_path: Path):
+    raw = {"x.npy": np.full((20, 10), 1e-3), "y.npy": np.full((20, 10), 2e-3)}  # calls of y take longer; all together do not
+    compared = [comparison(n, 1.70, 1.60, 1.80, streams=2) for n in ("x", "y")]
+    things = [measurement(n, samples=f"{n}.npy", streams=2) for n in ("fp32", "x", "y")]
+    assert "x and y are the fastest" in page_of(tmp_path, record(things, compared), raw).text
+
+
+def test_why_a_comparison_says_nothing(tmp_path: Path):
+    def text(c: dict[str, Any], **blocks: Any) -> str:
+        things = [measurement(n, blocks={"count": 4, "calls": 9, "settle": 0, **blocks}) for n in ("fp32", "int8")]
+        return page_of(tmp_path, record(things, [c])).text
+
+    few = comparison("int8", 1.2, None, None, pairs=4)
+    needs = "An interval needs 6 pairs of blocks, or 3 launches, at least"
+    assert f"{needs}; there were 4 pairs in 2 launches." in text(few, launches=[2, 2])
+    assert f"{needs}; there were 4 pairs." in text(few)
+    assert f"{needs}; there was 1 pair in 1 launch." in text({**few, "pairs": 1}, launches=[1])
+    lost = {**comparison("int8", 1.2, 1.1, 1.3), "verdict": None}
+    found = text(lost)
+    assert "No verdict The ratio lies between 1.10× and 1.30× (95 %), and no verdict is recorded." in found
+    assert "6 pairs" not in found

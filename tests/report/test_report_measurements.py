@@ -1,5 +1,6 @@
 """What a measurement may have told beside its times: energy, outliers, drift, roofline, device. Without them the page is as before."""
 
+import copy
 import math
 import re
 from pathlib import Path
@@ -71,3 +72,41 @@ def test_blocks_with_fewer_calls_are_drawn(manifest: dict[str, Any], run_of: Any
     text = text_of(run)
     assert "are not beside the manifest" not in text
     assert not re.search(r"\bnan\b", text)
+
+
+def test_ways_of_timing_are_told_apart(manifest: dict[str, Any], run_of: Any):
+    fp32, int8 = manifest["measurements"][:2]
+    for m in (fp32, int8):
+        more = copy.deepcopy(m)
+        more["warm"]["median_s"] = 0.5
+        for how in ({"streams": 2, "scenario": "single-stream"}, {"streams": None, "scenario": "sustained"}):
+            manifest["measurements"].insert(0, {**copy.deepcopy(more), **how})
+    ratio = {"ratio": 3.0, "low": 2.9, "high": 3.1, "verdict": "int8 is 3.00x faster than fp32 (2.90-3.10)"}
+    manifest["comparisons"].insert(0, {**manifest["comparisons"][0], "streams": 2, **ratio})
+    manifest["measurements"][0]["drift"] = {"said": "slower by 100 %"}
+    text = text_of(run_of(manifest))
+    speed = text[text.index("Speed Timed on this machine in alternating blocks, sustained runs one after the other") :]
+    for how in ("single-stream", "single-stream, 2 at once", "sustained"):
+        assert f"fp32 {how} 1 " in speed, how
+    assert "int8 is 3.00x faster than fp32 (2.90-3.10) single-stream, 2 at once" in speed
+    assert "int8, sustained: Slower by 100 %." in speed
+    assert "int8 single-stream, batch 1, 2 at once 4 CPU" in speed, "around each measurement"
+    # the answer and the trade-off rest on one call after another
+    answer = text[: text.index("Speed Timed")]
+    assert "3.00×" not in answer
+    assert "500 ms" not in answer
+    assert "median of a warm call" in answer
+    assert "at once" not in answer
+
+
+def test_latency_of_streams_alone_is_said_to_be_that(manifest: dict[str, Any], run_of: Any):
+    for one in (*manifest["measurements"], *manifest["comparisons"]):
+        one["streams"] = 2
+    answer = text_of(run_of(manifest))
+    assert "a warm call, batch 1, 2 at once" in answer
+    assert "median of a warm call, 2 at once" in answer
+    for one in manifest["measurements"]:
+        one["device"] = "ssh://pi@10.0.0.7"
+    answer = text_of(run_of(manifest))
+    assert "Chosen by measurement on ssh://pi@10.0.0.7." in answer
+    assert "Timed on ssh://pi@10.0.0.7 in alternating blocks" in answer
