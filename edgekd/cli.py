@@ -215,6 +215,8 @@ def bench(
         *([f"bench.sustained_minutes={sustained}"] if sustained is not None else []),
     ]
     if kit is not None:
+        unused = {"--device": device, "--out": out, "--import": records, "--no-compare": not compare, "--fresh": fresh}
+        verbs.without_effect("--kit times nothing here", **unused)
         _show(verbs.bench_kit(things or (), kit, asked, target or ()), as_json, tables.kit)
         return
     command = shlex.join(["edgekd", *sys.argv[1:]])

@@ -31,11 +31,10 @@ def check(plan: Plan, materials: Materials) -> None:
     distill.check(plan.recipe.teaching, materials.fresh_student, materials.teacher if plan.recipe.teacher else None)
     check_variants(plan, materials, plan.recipe.quantize)
     check_graphs(plan, materials, plan.targets)
-    for address in dict.fromkeys(plan.recipe.bench.devices.values()):
-        from .devices import open_device
+    if plan.recipe.bench.devices:
+        from .bench import stage
 
-        with open_device(address) as device:  # before hours of training, not after
-            device.describe()
+        stage.check(plan, [graph.name for graph in materials.task.graphs(materials.fresh_student, materials.splits)])
 
 
 def check_graphs(plan: Plan, materials: Materials, targets: Collection[Target]) -> None:

@@ -104,6 +104,10 @@ def bench(
     """
     paths = [Path(thing) for thing in things]
     if len(paths) == 1 and not (devices or out or records) and (paths[0] / "manifest.json").is_file():
+        without_effect(
+            f"{paths[0]}: timed as a stage of its run (give -o to time it beside)",
+            **{"--no-compare": not compare, "--fresh": fresh},
+        )
         return pipeline.run(_plan_of_run(paths[0], settings, targets), first="bench", last="bench")
     from .bench import measure_paths, measure_suite
 
@@ -112,8 +116,19 @@ def bench(
     if any(path.suffix in (".yaml", ".yml") for path in paths):
         if len(paths) > 1 or settings or targets or devices:
             raise BadInput(f"{paths[0]}: a suite says itself what is timed, where and how: give it alone (and -o)")
+        without_effect(f"{paths[0]}: a suite is timed alone", **{"--import": records, "--no-compare": not compare})
         return measure_suite(paths[0], Path(out or f"runs/{paths[0].stem}"), fresh, command)
+    without_effect("only a suite goes on from finished cells; all else is measured anew", **{"--fresh": fresh})
+    if not paths:
+        unused = {"--device": devices, "--target": targets, "--no-compare": not compare}
+        without_effect("no thing is given to be timed beside what is imported", **unused, **{"settings of the clock": settings})
     return measure_paths(paths, settings, Path(out or "runs/bench"), devices, targets, compare, command, records)
+
+
+def without_effect(why: str, **options: object) -> None:
+    """Raise BadInput for options that were given and would do nothing. options: as they are written -> what was given."""
+    if given := [name for name, value in options.items() if value]:
+        raise BadInput(f"{why}: leave out {', '.join(given)}")
 
 
 def bench_kit(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..devices import open_device
 from ..errors import BadInput
 from . import suite
-from .things import thing_from
-from .timing import know, measure
+from .planned import Known, cannot, cells, know, possible, threads_for
+from .things import Thing, thing_from
+from .timing import measure
 
 if TYPE_CHECKING:
     from ..plan import Plan
@@ -38,11 +39,7 @@ def fill(plan: Plan, target: Target, folder: Path) -> None:
     if not reason:
         folders = [plan.out / "targets" / target.name / name for t, name in plan.pairs() if t.name == target.name]
         things = [replace(thing_from(artifact), target_file=target.file or None) for artifact in folders]
-        device = open_device(address or "local")
-        if address:
-            refused = [f"{thing.label} on {address}: {why}" for thing in things if (why := device.takes(thing))]
-            if refused:
-                raise BadInput("; ".join(refused))
+        device = open_device(address) if address else None
         settings = plan.recipe.bench
         told["measurements"], told["comparisons"] = suite.with_a_bar(
             lambda progress: measure(things, settings, folder, progress, device=device)
@@ -51,6 +48,35 @@ def fill(plan: Plan, target: Target, folder: Path) -> None:
             one |= {"samples": f"{home}/{one['samples']}", "times": f"{home}/{one['times']}"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def check(plan: Plan, graphs: Sequence[str]) -> None:
+    """Reach the devices of `bench.devices`, before hours of training and not after. graphs: names of the student's.
+
+    Raises Missing for one that is not there, BadInput for one that cannot time what its target's artifacts will be, or not so.
+    """
+    settings = plan.recipe.bench
+    wrong = []
+    for address in dict.fromkeys(settings.devices.values()):
+        with open_device(address) as device:
+            try:
+                threads_for(settings, device.describe())
+            except BadInput as error:
+                wrong.append(f"{address}: {error}")
+            for target in plan.targets:
+                if settings.devices.get(target.name) != address:
+                    continue
+                # as far as a device looks at files, a name has to do; those of other backends are looked into
+                suffix = {"onnxruntime": ".onnx", "onnxruntime_mobile": ".ort", "web": ".onnx"}.get(target.backend)
+                files = {name: Path(f"{name}{suffix}") for name in graphs} if suffix else {}
+                thing = Thing(target.name, target.backend, files, target=target.name, target_file=target.file or None)
+                if reason := device.takes(thing):
+                    wrong.append(f"{target.name} on {address}: {reason}")
+                one = Known(thing, None, {}, "", 0, "chain" if len(graphs) > 1 else "single-stream")
+                lacking = dict.fromkeys(s for cell in cells([one], settings) for s in possible(cell, device)[1].values())
+                wrong += [f"{target.name}: {cannot(address, scenario)}" for scenario in lacking]
+    if wrong:
+        raise BadInput("bench.devices: " + "\nbench.devices: ".join(wrong))
 
 
 def measure_paths(

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import BadInput
-from . import generation
 from .compare import compare, control_of
 from .measured import measured
-from .scenarios import batch_of, random_inputs
+from .planned import Cell, Known, cannot, cells, input_shapes, know, possible, threads_for
 from .schedule import block_costs
-from .things import GraphFacts, Thing, facts_of, fingerprint, interfaces
+from .things import Thing
 
 if TYPE_CHECKING:
     from ..devices import Device
     from ..recipe import Bench
+
+__all__ = [
+    "Cell", "Comparison", "Known", "Measurement", "Progress", "Where", "cells", "input_shapes", "job_of", "know", "measure",
+    "outcome", "run_cell", "threads_for",
+]  # fmt: skip
 
 Measurement = dict[str, Any]
 """One thing in one scenario, as in the manifest (manifest.schema.json: `measurement`)."""
@@ -31,92 +36,8 @@ Comparison = dict[str, Any]
 
 Progress = Callable[[float, str], None]
 
-MOST_THREADS = 4
-"""Threads on each usable core at most."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a thing before it is timed. scenario: how a call of it is made."""
-
-    thing: Thing
-    facts: GraphFacts | None
-    interfaces: dict[str, dict[str, list[dict[str, Any]]]]
-    digest: str
-    size: int
-    scenario: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Things that are timed together, in alternation, in one scenario."""
-
-    scenario: str
-    known: tuple[Known, ...]
-    batch: int = 1
-    streams: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Names its files, and what a person sees of it."""
-        return (
-            f"batch{self.batch}"
-            + (f"-streams{self.streams}" if self.streams else "")
-            + (f"-{self.scenario}" if self.scenario in ("sustained", "generation") else "")
-        )
-
-
-def know(things: Sequence[Thing]) -> list[Known]:
-    """Look at the files of things. Raises BadInput (two things with one label, a file that is missing or cannot be read)."""
-    labels = [thing.label for thing in things]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise BadInput(f"two things to time are called `{label}`: give them different labels")
-    found = []
-    for thing in things:
-        told, known = interfaces(thing), facts_of(thing)
-        if generation.detect(told):
-            scenario = "generation"
-        else:
-            scenario = "chain" if len(thing.files) > 1 else "single-stream"
-        found.append(Known(thing, known, told, *fingerprint(thing), scenario))
-    return found
-
-
-def fixed_batch(interfaces: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> int | None:
-    """Return the batch that graphs are made for; None where they take any."""
-    first = {one["shape"][0] for told in interfaces.values() for one in told["inputs"] if one["shape"]}
-    (only,) = first if len(first) == 1 else (None,)
-    return only if isinstance(only, int) and only > 0 else None
-
-
-def cells(known: Sequence[Known], settings: Bench) -> Iterator[Cell]:
-    """Yield what is timed together: each way of calling and batch size, then each number of streams, then sustained runs.
-
-    Graphs that are made for one batch size are timed with that alone.
-    """
-    for scenario in dict.fromkeys(one.scenario for one in known):
-        alike = [one for one in known if one.scenario == scenario]
-        made_for = {one.thing.label: fixed_batch(one.interfaces) for one in alike}
-        for batch in dict.fromkeys([*settings.batch_sizes, *(size for size in made_for.values() if size)]):
-            asked = batch in settings.batch_sizes
-            here = tuple(
-                one for one in alike if made_for[one.thing.label] == batch or (asked and not made_for[one.thing.label])
-            )
-            if not here:
-                continue
-            if settings.latency:
-                yield Cell(scenario, here, batch)
-            if batch == settings.batch_sizes[0] or batch not in settings.batch_sizes:
-                for streams in settings.streams:
-                    yield Cell(scenario, here, batch, streams)
-    if settings.sustained_minutes:
-        for batch in dict.fromkeys(fixed_batch(one.interfaces) or settings.batch_sizes[0] for one in known):
-            yield Cell(
-                "sustained",
-                tuple(one for one in known if batch == (fixed_batch(one.interfaces) or settings.batch_sizes[0])),
-                batch,
-            )
+INPUTS = ".inputs"
+"""Folder beside the samples where a cell's inputs lie while it is timed."""
 
 
 def measure(
@@ -133,7 +54,8 @@ def measure(
     Each cell in turn, each thing in a fresh process. Samples are .npy of seconds, shape (blocks, calls): row k of every thing
     was timed in the same round, in the order A B B A; with streams rows differ in length and are filled up with NaN.
     progress(share done, what is being done). one_control: compare everything with one thing, else within each target.
-    Raises BadInput (two things with one label, a file that is missing) and process.WorkerDied (names the thing).
+    Raises BadInput (two things with one label, a file that is missing, what the device takes not or cannot do, told before anything
+    is timed), Missing, and process.WorkerDied (names the thing).
     """
     from ..devices import open_device
 
@@ -142,16 +64,32 @@ def measure(
     comparisons: list[Comparison] = []
     planned = list(cells(know(things), settings)) if things else []
     with device or open_device("local") as there:
+        _check(planned, there, settings, asked=device is not None)
+        rates = cache(there.rates)
         for place, cell in enumerate(planned):
 
             def part(share: float, what: str, place: int = place, cell: Cell = cell) -> None:
                 tell((place + share) / len(planned), f"{cell.name}: {what}")
 
-            made, compared = run_cell(cell, there, settings, folder, part, seed, one_control)
+            made, compared = run_cell(cell, there, settings, folder, part, seed, one_control, rates)
             measurements += made
             comparisons += compared
     tell(1.0, "done")
     return measurements, comparisons
+
+
+def _check(planned: Sequence[Cell], device: Device, settings: Bench, asked: bool) -> None:
+    """Raise BadInput for things and scenarios that are not for a device. asked: it was chosen, so it has to take every thing."""
+    threads_for(settings, device.describe())
+    wrong = {}
+    for cell in planned:
+        for one in cell.known if asked else ():
+            if reason := device.takes(one.thing):
+                wrong[f"{one.thing.label} on {device.address}: {reason}"] = True
+        for label, scenario in possible(cell, device)[1].items():
+            wrong[f"{label}: {cannot(device.address, scenario)}"] = True
+    if wrong:
+        raise BadInput("; ".join(wrong))
 
 
 def run_cell(
@@ -162,14 +100,23 @@ def run_cell(
     tell: Progress = lambda share, what: None,
     seed: int = 0,
     one_control: bool = False,
+    rates: Callable[[int], dict[str, Any] | None] | None = None,
 ) -> tuple[list[Measurement], list[Comparison]]:
-    """Time one cell on a device that was entered; save its raw samples in `folder`."""
+    """Time one cell on a device that was entered; save its raw samples in `folder`.
+
+    rates: asked for the device's rates, where they are wanted; None: the device itself.
+    """
     host = device.describe()
     threads = threads_for(settings, host)
-    with TemporaryDirectory(prefix="edgekd-bench-") as scratch:
-        told = device.run(job_of(cell, settings, threads, Path(scratch), seed), tell)
-    rates = device.rates(threads) if settings.roofline and _counted(cell) else None
-    return outcome(cell, told, Where(device.address, host, threads, rates), settings, folder, one_control)
+    scratch = (folder / INPUTS).resolve()
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir(parents=True)
+    try:
+        told = device.run(job_of(cell, settings, threads, scratch, seed), tell)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    found = (rates or device.rates)(threads) if settings.roofline and _counted(cell) else None
+    return outcome(cell, told, Where(device.address, host, threads, found), settings, folder, one_control)
 
 
 @dataclass(frozen=True)
@@ -188,11 +135,11 @@ def outcome(
     """Return what schedule.run's answer for a cell says; save its raw samples in `folder`."""
     things = [known.thing for known in cell.known]
     kept = {thing.label: _samples(one["blocks"]) for thing, one in zip(things, told["timed"], strict=True)}
-    labels = [thing.label for thing in things]
+    names = file_names([thing.label for thing in things])
     folder.mkdir(parents=True, exist_ok=True)
     measurements = []
     for known, one in zip(cell.known, told["timed"], strict=True):
-        name = f"{_file_name(known.thing.label, labels)}-{cell.name}"
+        name = f"{names[known.thing.label]}-{cell.name}"
         np.save(folder / f"{name}.npy", kept[known.thing.label], allow_pickle=False)
         begins = np.array([block["at"] for block in one["blocks"]], dtype=np.float64) / 1e9
         np.save(folder / f"{name}-times.npy", begins - begins[0], allow_pickle=False)
@@ -221,17 +168,6 @@ def outcome(
         things, costs, facts, cell.batch, providers, one_control, where.address, where.host.get("vnni"), launches
     )
     return measurements, [{**one, "scenario": cell.scenario, "streams": cell.streams} for one in compared]
-
-
-def threads_for(settings: Bench, host: Mapping[str, Any]) -> int:
-    """Return how many threads the runtime gets on a device. BadInput for many times the cores: they would wait for each other."""
-    cores = host["cores"]
-    if settings.threads and settings.threads > MOST_THREADS * cores:
-        raise BadInput(
-            f"bench.threads: {settings.threads} threads on {cores} usable cores; give at most {MOST_THREADS * cores}, "
-            "or leave it out for one a core"
-        )
-    return int(settings.threads or host.get("physical_cores") or cores)
 
 
 def job_of(cell: Cell, settings: Bench, threads: int, scratch: Path, seed: int = 0) -> dict[str, Any]:
@@ -284,9 +220,7 @@ def _roofline(known: Known, cell: Cell, median: float, where: Where) -> dict[str
     from .cost import cost
 
     ((graph, file),) = known.thing.files.items()
-    golden = known.thing.inputs.get(graph)
-    inputs = batch_of(golden, cell.batch) if golden else random_inputs(known.interfaces[graph]["inputs"], cell.batch)
-    shapes = {name: list(value.shape) for name, value in inputs.items()}
+    shapes = input_shapes(known, graph, cell.batch)
     return roofline.roofline(cost(file, shapes), where.rates, median, where.threads)
 
 
@@ -304,8 +238,18 @@ def _walls(one: dict[str, Any]) -> np.ndarray:
     return block_costs(one["blocks"], streams=True)[:, None]
 
 
-def _file_name(label: str, labels: Sequence[str]) -> str:
-    """Return a file name for a label; two labels that differ only in odd characters get different ones."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "__", label).lstrip(".") or "thing"
-    same = [other for other in labels if (re.sub(r"[^A-Za-z0-9._-]+", "__", other).lstrip(".") or "thing") == name]
-    return name if len(same) == 1 else f"{name}-{same.index(label) + 1}"
+def file_names(labels: Sequence[str]) -> dict[str, str]:
+    """Return a file name for each label: all differ, also where capitals and small letters are the same (macOS, Windows).
+
+    >>> file_names(["a/int8", "A int8", "b"])
+    {'a/int8': 'a__int8', 'A int8': 'A__int8-2', 'b': 'b'}
+    """
+    names: dict[str, str] = {}
+    for label in labels:
+        plain = name = re.sub(r"[^A-Za-z0-9._-]+", "__", label).lstrip(".") or "thing"
+        number = 1
+        while name.casefold() in {other.casefold() for other in names.values()}:
+            number += 1
+            name = f"{plain}-{number}"
+        names[label] = name
+    return names
