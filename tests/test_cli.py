@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgekd import recipe_file
+from edgekd.errors import BadInput
 from edgekd.resources import resource
 
 VERBS = [
@@ -111,6 +112,46 @@ def test_bad_input_is_one_message_and_exit_2(words, says, tmp_path):
     assert says in " ".join(done.stderr.split()), done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def to_time(tmp_path):
+    """What looks like a model, a suite and a run folder, as far as it takes to see which options go with it."""
+    for name in ("m.onnx", "s.yaml", "run/manifest.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["s.yaml", "--import", "r.json"], "s.yaml: a suite is timed alone: leave out --import"),
+        (["s.yaml", "--no-compare"], "leave out --no-compare"),
+        (
+            ["run", "--no-compare", "--fresh"],
+            "timed as a stage of its run (give -o to time it beside): leave out --no-compare, --fresh",
+        ),
+        (["m.onnx", "--fresh"], "leave out --fresh"),
+        (["--import", "r.json", "--device", "local"], "leave out --device"),
+        (["--import", "r.json", "--batch", "4"], "leave out settings of the clock"),
+        (["m.onnx", "--target", "onnxruntime-cpu"], "--target onnxruntime-cpu: chooses among the artifacts of a run folder"),
+        (
+            ["m.onnx", "--kit", "k.pyz", "--device", "local", "-o", "out", "--import", "r.json", "--no-compare", "--fresh"],
+            "--kit times nothing here: leave out --device, --out, --import, --no-compare, --fresh",
+        ),
+    ],
+)
+def test_options_of_bench_that_would_do_nothing_are_refused(words, says, to_time, monkeypatch):
+    from edgekd import cli
+
+    monkeypatch.chdir(to_time)
+    before = sorted(to_time.rglob("*"))
+    with pytest.raises(BadInput) as raised:
+        cli.app(["bench", *words], standalone_mode=False)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert sorted(to_time.rglob("*")) == before
 
 
 def test_no_write_permission(tmp_path):

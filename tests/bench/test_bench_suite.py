@@ -1,7 +1,9 @@
 """Suites: every thing on every device in every scenario, resumed where it was stopped; what fails stops nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekd import devices
-from edgekd.bench import suite, timing
+from edgekd.bench import kept, stage, suite, suite_file, timing
 from edgekd.bench.process import WorkerDied
 from edgekd.bench.things import Thing
 from edgekd.errors import BadInput, Missing
@@ -33,6 +35,9 @@ class Fake:
 
     def __init__(self, address: str, table: dict[str, Any], log: list[str], refuses: dict[str, str] | None = None) -> None:
         self.address, self.table, self.log, self.refused = address, table, log, refuses or {}
+        self.host: dict[str, Any] = {"cores": 4, "physical_cores": 4, "cpu": "none", "vnni": None}
+        self.asked: list[int] = []
+        self.speed: dict[str, Any] | None = None
 
     def __enter__(self) -> "Fake":
         if isinstance(self.table, Exception):
@@ -43,7 +48,7 @@ class Fake:
         self.log.append(f"{self.address} left")
 
     def describe(self) -> dict[str, Any]:
-        return {"cores": 4, "physical_cores": 4, "cpu": "none", "vnni": None}
+        return dict(self.host)
 
     def takes(self, thing: Thing) -> str | None:
         return self.refused.get(thing.label)
@@ -51,8 +56,9 @@ class Fake:
     def scenarios(self) -> frozenset[str]:
         return frozenset({"single-stream", "sustained"})
 
-    def rates(self, threads: int) -> None:
-        return None
+    def rates(self, threads: int) -> dict[str, Any] | None:
+        self.asked.append(threads)
+        return self.speed
 
     def run(self, job: dict[str, Any], tell: Any) -> dict[str, Any]:
         self.log.append(f"{self.address} {job['scenario']} {job['batch']} {' '.join(one['label'] for one in job['things'])}")
@@ -95,14 +101,16 @@ def fakes(monkeypatch: pytest.MonkeyPatch):
     known: dict[str, Fake] = {}
     log: list[str] = []
 
-    def make(address: str, table: Any, refuses: dict[str, str] | None = None) -> None:
+    def make(address: str, table: Any, refuses: dict[str, str] | None = None) -> Fake:
         known[address] = Fake(address, table, log, refuses)
+        return known[address]
 
     def find(address: str) -> Fake:
         return known[address]
 
     monkeypatch.setattr(devices, "open_device", find)
     monkeypatch.setattr(suite, "open_device", find)
+    monkeypatch.setattr(stage, "open_device", find)
     return make, log
 
 
@@ -166,12 +174,13 @@ def test_a_resumed_suite_measures_only_what_is_left(fakes: Any, things: tuple[Th
     assert "one single-stream 1 a b" in log, "not resumed: measured again"
 
 
-def test_a_thing_that_fails_or_is_refused_stops_no_other(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+@pytest.mark.parametrize("compare", [True, False])
+def test_a_thing_that_fails_or_is_refused_stops_no_other(fakes: Any, things: tuple[Thing, ...], tmp_path: Path, compare: bool):
     make, _ = fakes
-    make("one", {"a": 1e-3, "b": WorkerDied("b: the process that timed it ended (signal 6)")})
+    make("one", {"a": 1e-3, "b": WorkerDied("b: the process that timed it ended (signal 6)", "b")})
     make("two", {"a": 1e-3, "b": 1e-3}, {"b": "it is for a browser"})
     with pytest.raises(WorkerDied, match="b: the process that timed it ended"):
-        suite.run(suite.Suite(things, ("one", "two"), (Bench(**QUICK),), compare=False), tmp_path / "out")
+        suite.run(suite.Suite(things, ("one", "two"), (Bench(**QUICK),), compare), tmp_path / "out")
     told = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [(m["device"], m["artifact"]) for m in told["measurements"]] == [("one", "a"), ("two", "a")]
     assert {(s["device"], s["artifact"]): s["reason"].partition(" ended")[0] for s in told["skipped"]} == {
@@ -189,6 +198,244 @@ def test_what_a_device_cannot_do_is_said(fakes: Any, things: tuple[Thing, ...], 
     told = suite.run(suite.Suite(things, ("one",), (Bench(**QUICK, streams=(2,)),)), tmp_path / "out")
     assert len(told["measurements"]) == 2
     assert {s["reason"] for s in told["skipped"]} == {"one cannot run the scenario `streams`"}
+
+
+def test_a_sustained_run_needs_the_calls_of_its_thing(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, log = fakes
+    make("one", {"a": 1e-3, "both": 1e-3})
+    both = Thing("both", "onnxruntime", {"first": things[0].file, "second": things[1].file})
+    told = suite.run(suite.Suite((things[0], both), ("one",), (Bench(**QUICK, sustained_minutes=1),)), tmp_path / "out")
+    assert log == ["one single-stream 1 a", "one sustained 1 a", "one left"]
+    assert [(s["artifact"], s["scenario"], s["reason"]) for s in told["skipped"]] == [
+        ("both", "chain", "one cannot run the scenario `chain`")
+    ] * 2
+
+
+def test_what_a_device_cannot_do_is_told_before_anything_is_timed(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, log = fakes
+    device = make("one", {"a": 1e-3, "b": 1e-3}, {"b": "it is for a browser"})
+    with pytest.raises(
+        BadInput, match=r"^b on one: it is for a browser; a: one cannot run the scenario `streams`; b: one cannot"
+    ):
+        timing.measure(things, Bench(**QUICK, streams=(2,)), tmp_path / "out", device=device)
+    with pytest.raises(BadInput, match=r"bench\.threads: 17 threads on 4 usable cores"):
+        timing.measure(things[:1], Bench(**{**QUICK, "threads": 17}), tmp_path / "out", device=device)
+    assert log == ["one left", "one left"]
+
+
+def test_before_training_a_device_is_asked_what_it_can_do(fakes: Any):
+    make, log = fakes
+    make("one", {}, {"mine": "tensorrt is not installed there"})
+    make("two", {})
+    make("three", Missing("three: it cannot be reached"))
+
+    def plan(**settings: Any) -> Any:
+        targets = [SimpleNamespace(name=name, backend="onnxruntime", file="") for name in ("mine", "other", "here")]
+        return SimpleNamespace(recipe=SimpleNamespace(bench=Bench(**settings)), targets=targets)
+
+    stage.check(plan(devices={"mine": "two", "other": "one"}), ["model"])
+    assert log == ["two left", "one left"]
+    with pytest.raises(BadInput) as raised:
+        stage.check(plan(devices={"mine": "one", "other": "two"}, streams=[2], threads=17), ["model"])
+    assert str(raised.value).splitlines() == [
+        "bench.devices: one: bench.threads: 17 threads on 4 usable cores; give at most 16, or leave it out for one a core",
+        "bench.devices: mine on one: tensorrt is not installed there",
+        "bench.devices: mine: one cannot run the scenario `streams`",
+        "bench.devices: two: bench.threads: 17 threads on 4 usable cores; give at most 16, or leave it out for one a core",
+        "bench.devices: other: two cannot run the scenario `streams`",
+    ]
+    with pytest.raises(BadInput, match=r"^bench.devices: other: two cannot run the scenario `chain`$"):
+        stage.check(plan(devices={"other": "two"}, sustained_minutes=1), ["encoder", "decoder"])
+    with pytest.raises(Missing, match="three: it cannot be reached"):
+        stage.check(plan(devices={"other": "three"}), ["model"])
+
+
+def files(folder: Path) -> set[str]:
+    return {file.name for file in folder.rglob("*") if file.suffix in (".npy", ".json")} - {"bench.json"}
+
+
+def test_what_was_measured_on_a_device_that_is_away_stays(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, log = fakes
+    out, quick = tmp_path / "out", Bench(**QUICK)
+    asked = suite.Suite(things, ("one", "two"), (quick,))
+    for address in ("one", "two"):
+        make(address, {"a": 1e-3, "b": 2e-3})
+    before, there = suite.run(asked, out, resume=True), files(out)
+    make("two", Missing("two: it cannot be reached"))
+    log.clear()
+    with pytest.raises(Missing, match=r"^two: it cannot be reached\nWhat was measured is in"):
+        suite.run(asked, out, resume=True)
+    told = json.loads((out / "bench.json").read_text())
+    assert log == ["one left"]
+    for name in ("measurements", "comparisons", "devices"):
+        assert told[name] == before[name]
+    assert [(s["device"], s["reason"]) for s in told["skipped"]] == [("two", "two: it cannot be reached")]
+    assert files(out) == there
+    three = Thing("c", "onnxruntime", {"model": model(tmp_path / "c.onnx")})
+    make("one", {"a": 1e-3, "b": 2e-3, "c": 3e-3})
+    with pytest.raises(Missing):
+        suite.run(replace(asked, things=(*things, three)), out, resume=True)
+    assert files(out) >= {m[kind] for m in before["measurements"] if m["device"] == "two" for kind in ("samples", "times")}
+    make("two", {"a": 1e-3, "b": 2e-3})
+    log.clear()
+    assert suite.run(asked, out, resume=True)["measurements"][2:] == before["measurements"][2:], "another plan dropped nothing"
+    assert "two single-stream 1 a b" not in log
+
+
+def test_a_device_lost_midway_keeps_what_comes_later(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    out, first, second = tmp_path / "out", Bench(**QUICK), Bench(**{**QUICK, "min_count": 6})
+    make("one", {"a": 1e-3, "b": 2e-3})
+    before = suite.run(suite.Suite(things, ("one",), (second,)), out, resume=True)
+    make("one", {"a": Missing("one: the connection was lost")})
+    with pytest.raises(Missing, match="connection was lost"):
+        suite.run(suite.Suite(things, ("one",), (first, second)), out, resume=True)
+    told = json.loads((out / "bench.json").read_text())
+    assert told["measurements"] == before["measurements"]
+    changed = make("one", {"a": Missing("one: the connection was lost")})
+    changed.host["packages"] = {"onnxruntime": "2.0"}
+    there = files(out)
+    with pytest.raises(Missing, match=r"^one: the connection was lost$"):  # nothing of the device as it is now
+        suite.run(suite.Suite(things, ("one",), (first, second)), out, resume=True)
+    assert files(out) == there, "nor is anything removed before it is measured again"
+
+
+def test_of_what_failed_only_that_is_tried_again(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, log = fakes
+    asked = suite.Suite(things, ("one",), (Bench(**QUICK),))
+    make("one", {"a": 1e-3, "b": WorkerDied("b: ended", "b")})
+    for _ in range(2):
+        with pytest.raises(WorkerDied):
+            suite.run(asked, tmp_path / "out", resume=True)
+    told = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert log == ["one single-stream 1 a b", "one single-stream 1 a", "one left", "one single-stream 1 a b", "one left"]
+    assert [m["artifact"] for m in told["measurements"]] == ["a"]
+    make("one", Missing("one: away"))
+    with pytest.raises(Missing):
+        suite.run(asked, tmp_path / "out", resume=True)
+    assert [m["artifact"] for m in json.loads((tmp_path / "out" / "bench.json").read_text())["measurements"]] == ["a"]
+    make("one", {"a": 1e-3, "b": 1e-3})
+    told = suite.run(asked, tmp_path / "out", resume=True)
+    assert [m["artifact"] for m in told["measurements"]] == ["a", "b"]
+    assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 1
+    assert len(list((tmp_path / "out").glob("*.npy"))) == 4
+
+
+def test_a_failure_is_told_also_when_the_device_is_lost_later(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    make("one", {"a": WorkerDied("a: ended", "a"), "b": Missing("one: the connection was lost")})
+    with pytest.raises(WorkerDied, match=r"^a: ended\none: the connection was lost$"):
+        suite.run(suite.Suite(things, ("one",), (Bench(**QUICK),)), tmp_path / "out")
+
+
+def test_too_many_threads_for_one_device_stop_no_other(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    make("one", {"a": 1e-3, "b": 1e-3}).host["cores"] = 1
+    make("two", {"a": 1e-3, "b": 1e-3})
+    with pytest.raises(BadInput, match=r"bench\.threads: 8 threads on 1 usable cores"):
+        suite.run(suite.Suite(things, ("one", "two"), (Bench(**{**QUICK, "threads": 8}),)), tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [m["device"] for m in told["measurements"]] == ["two", "two"]
+    assert told["skipped"][0]["device"] == "one"
+
+
+CHANGES = {
+    "another processor": lambda device, things, patch: device.host.update(cpu="else"),
+    "fewer cores": lambda device, things, patch: device.host.update(cores=2),
+    "other threads": lambda device, things, patch: device.host.update(physical_cores=2),
+    "another runtime": lambda device, things, patch: device.host.update(packages={"onnxruntime": "2.0"}),
+    "another runtime there": lambda device, things, patch: setattr(device, "runtimes", lambda: {"onnxruntime": "2.0"}),
+    "other inputs": lambda device, things, patch: things[0].inputs["model"].update(x=np.ones((2, 4), np.float32)),
+    "another edgekd": lambda device, things, patch: patch.setattr(kept, "code_fingerprint", lambda modules: "another"),
+    "times lost": lambda device, things, patch: next((Path(things[0].file).parent / "out").glob("a-*-times-*.npy")).unlink(),
+    "samples lost": lambda device, things, patch: next(
+        (Path(things[0].file).parent / "out").glob("b-batch1-????????.npy")
+    ).unlink(),
+    "nothing": lambda device, things, patch: device.host.update(load=7),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_measurement_depends_on_is_measured_again(
+    fakes: Any, things: tuple[Thing, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+):
+    make, log = fakes
+    device = make("one", {"a": 1e-3, "b": 1e-3})
+    given = (replace(things[0], inputs={"model": {"x": np.zeros((2, 4), np.float32)}}), things[1])
+    asked = suite.Suite(given, ("one",), (Bench(**QUICK),))
+    suite.run(asked, tmp_path / "out", resume=True)
+    log.clear()
+    CHANGES[change](device, given, monkeypatch)
+    suite.run(asked, tmp_path / "out", resume=True)
+    assert log == (["one left"] if change == "nothing" else ["one single-stream 1 a b", "one left"])
+    assert len(list((tmp_path / "out").glob("*.npy"))) == 4, "what the earlier one measured is gone"
+
+
+def test_rates_are_asked_once_and_kept(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    asked = suite.Suite(things, ("one",), (Bench(**{**QUICK, "roofline": True}, batch_sizes=(1, 4)),))
+    device = make("one", {"a": 1e-3, "b": 1e-3})
+    device.speed = {"float32_flops": 1e9, "bandwidth": [[1024, 1e9], [1 << 20, 1e9]]}
+    told = suite.run(asked, tmp_path / "out", resume=True)
+    assert device.asked == [1]
+    assert told["devices"]["one"]["rates"] == device.speed
+    assert all(m["roofline"] for m in told["measurements"])
+    again = make("one", {})
+    assert suite.run(asked, tmp_path / "out", resume=True)["devices"] == told["devices"]
+    assert again.asked == []
+
+
+def test_samples_of_cells_that_are_dropped_go_too(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    make("one", {"a": 1e-3, "b": 1e-3})
+    out, settings = tmp_path / "out", Bench(**QUICK)
+    suite.run(suite.Suite(things[:1], ("one",), (settings,)), out)
+    (out / "bench.json").unlink()  # as if killed before it was written
+    (out / "mine-batch1-12345678.npy").write_bytes(b"mine")
+    (out / "cells" / "damaged.json").write_text("[")
+    told = suite.run(suite.Suite(things[1:], ("one",), (settings,)), out)
+    (one,) = told["measurements"]
+    assert {file.name for file in out.glob("*.npy")} == {one["samples"], one["times"], "mine-batch1-12345678.npy"}
+    assert len(list((out / "cells").glob("*.json"))) == 1
+
+
+def test_where_nothing_is_measured_the_earlier_results_stay(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    make("one", {"a": 1e-3, "b": 1e-3})
+    asked = suite.Suite(things, ("one",), (Bench(**QUICK),))
+    told, there = suite.run(asked, tmp_path / "out"), files(tmp_path / "out")
+    make("one", Missing("one: away"))
+    with pytest.raises(Missing, match=r"^one: away$"):
+        suite.run(asked, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "bench.json").read_text()) == told
+    assert files(tmp_path / "out") == there
+
+
+def test_inputs_lie_beside_the_samples_and_go(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
+    make, _ = fakes
+    device = make("one", {"a": 1e-3})
+    thing = replace(things[0], inputs={"model": {"x": np.zeros((2, 4), np.float32)}})
+    (tmp_path / "out" / timing.INPUTS).mkdir(parents=True)
+    (tmp_path / "out" / timing.INPUTS / "of-one-that-was-killed.npz").write_bytes(b"")
+    run, seen = device.run, []
+
+    def look(job: dict[str, Any], tell: Any) -> dict[str, Any]:
+        seen.append(sorted(str(file) for file in (tmp_path / "out").rglob("*.npz")))
+        assert seen == [[job["things"][0]["inputs"]]]
+        return run(job, tell)
+
+    device.run = look
+    timing.measure([thing], Bench(**QUICK), tmp_path / "out", device=device)
+    assert len(seen) == 1
+    assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".npy"}
+
+
+def test_file_names_differ_where_capitals_do_not():
+    labels = ["a/B", "A/b", "a b", "a__b-2", "", "c"]
+    names = timing.file_names(labels)
+    assert list(names) == labels
+    assert len({name.casefold() for name in names.values()}) == len(labels)
+    assert names["c"] == "c"
 
 
 def test_a_graph_made_for_one_batch_is_timed_with_that(tmp_path: Path):
@@ -214,7 +461,7 @@ def test_a_wrong_suite_is_one_message(tmp_path: Path, text: str, said: str):
     model(tmp_path / "a.onnx")
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(BadInput) as raised:
-        suite.read(tmp_path / "suite.yaml")
+        suite_file.read(tmp_path / "suite.yaml")
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -224,7 +471,7 @@ def test_a_suite_is_read_from_where_it_lies(tmp_path: Path):
     (tmp_path / "suite.yaml").write_text(
         "things: [a.onnx]\nscenarios: [latency, {streams: [2]}, {sustained_minutes: 5}]\nbench: {min_seconds: 2}\n"
     )
-    read = suite.read(tmp_path / "suite.yaml")
+    read = suite_file.read(tmp_path / "suite.yaml")
     assert read.things == (Thing("a", "onnxruntime", {"model": tmp_path / "a.onnx"}),)
     found = [(s.latency, s.streams, s.sustained_minutes, s.min_seconds) for s in read.settings]
     assert found == [(True, (), 0, 2), (False, (2,), 0, 2), (False, (), 5, 2)]
