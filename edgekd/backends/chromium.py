@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import ctypes
 import functools
 import os
 import re
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import Missing
@@ -45,6 +46,8 @@ _HELD = "held"
 
 def missing() -> str | None:
     """Say that there is no Chromium here, and what to do; None where there is one."""
+    if sys.platform == "win32":
+        return "a headless Chromium is driven on Linux and macOS alone: open browser://localhost:8000 in any browser of this machine"
     if program():
         return None
     if told := os.environ.get(VARIABLE):
@@ -65,6 +68,8 @@ def version(program: str) -> str:
 
 def program() -> str | None:
     """Return Chromium's path; None where there is none."""
+    if sys.platform == "win32":
+        return None
     if told := os.environ.get(VARIABLE):
         return shutil.which(told)
     return next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -87,6 +92,8 @@ class Chromium:
     """
 
     def __init__(self, address: str, software_gpu: bool = False, real_gpu: bool = False) -> None:
+        import fcntl
+
         found = program()
         if found is None:
             raise Missing(str(missing()))
@@ -157,6 +164,8 @@ class Chromium:
 
 def _sweep() -> None:
     """Remove the profiles of processes that were killed before they could do so: those whose lock nobody holds."""
+    import fcntl  # Windows has none
+
     for held in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_HELD}"):
         with contextlib.suppress(OSError), held.open("r+") as file:
             if time.time() - os.fstat(file.fileno()).st_mtime < 60:
@@ -166,7 +175,43 @@ def _sweep() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and the group it leads."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    """Kill a process and the group it leads; on Linux also wait for all of them, so that their processor time counts as ours."""
+    group = _group(process.pid)
+    with _adopting():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+        end = time.monotonic() + 2
+        while group and time.monotonic() < end:
+            group = [pid for pid in group if not _gone(pid)]
+            time.sleep(0.005 if group else 0)
+
+
+def _group(leader: int) -> list[int]:
+    """Return the other processes of the session that a process leads; none where /proc does not tell."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            words = file.read_text(errors="replace").rpartition(")")[2].split()  # state, parent, group, session: see proc(5)
+            if words[3:4] == [str(leader)] and file.parent.name != str(leader):
+                found.append(int(file.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def _adopting() -> Iterator[None]:
+    """Processes below us whose parent ends become our children meanwhile, not those of process 1 (PR_SET_CHILD_SUBREAPER, prctl(2))."""
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *words: None
+    prctl(36, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(36, 0, 0, 0, 0)
+
+
+def _gone(pid: int) -> bool:
+    """Say whether a process has ended, and take its last word if it is our child."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:  # not ours, or not yet: its parent is dying
+        return not Path(f"/proc/{pid}").exists()

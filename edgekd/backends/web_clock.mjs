@@ -28,7 +28,6 @@ function resolution() {
 export function clock(sessions, frames) {
   const step = resolution();
   let parts = []; // of a call: { graph, session, given: input name -> tensor }
-  let group = 1; // calls between two readings of the clock
 
   // One call: from inputs in memory to outputs in memory, each read back. An input comes from the nearest graph before that has an
   // output of its name, else from what was given. marks: graph -> its milliseconds are added there.
@@ -82,26 +81,23 @@ export function clock(sessions, frames) {
     const median = later[Math.floor(later.length / 2)];
     // Of calls shorter than two steps single readings say little but in their mean, which a few long ones can lift.
     const each = median >= 2 * nanoseconds(step) ? median : Math.min(mean, 2 * nanoseconds(step));
-    group = Math.max(1, Math.ceil((GROUP * nanoseconds(step)) / Math.max(each, 1)));
+    const group = Math.max(1, Math.ceil((GROUP * nanoseconds(step)) / Math.max(each, 1)));
     return [{ nanoseconds: samples, group, step: nanoseconds(step) }, {}];
   }
 
-  // At least `count` calls after `settle` that are not told. Of a group each call gets the group's mean.
-  async function time({ settle, count }) {
+  // At least `count` calls, in whole groups, after `settle` that are not told. A group is one sample: the mean of its calls, since
+  // between two readings of the clock nothing is seen of single ones. calls: how many were made.
+  async function time({ settle, count, group }) {
     for (let n = 0; n < settle; n++) await call();
     const told = { nanoseconds: [], marks: {} };
     const several = parts.length > 1;
     const begin = now();
-    while (told.nanoseconds.length < count) {
+    for (told.calls = 0; told.calls < count; told.calls += group) {
       const sums = several ? {} : null;
       const start = now();
       for (let n = 0; n < group; n++) await call(sums);
-      const took = nanoseconds((now() - start) / group);
-      for (let n = 0; n < group; n++) told.nanoseconds.push(took);
-      for (const [graph, sum] of Object.entries(sums ?? {})) {
-        told.marks[graph] ??= [];
-        for (let n = 0; n < group; n++) told.marks[graph].push(nanoseconds(sum / group));
-      }
+      told.nanoseconds.push(nanoseconds((now() - start) / group));
+      for (const [graph, sum] of Object.entries(sums ?? {})) (told.marks[graph] ??= []).push(nanoseconds(sum / group));
     }
     const wall = nanoseconds(now() - begin);
     return [{ ...told, wall, at: nanoseconds(performance.timeOrigin + begin), hidden: document.hidden }, {}];
@@ -116,7 +112,7 @@ export function clock(sessions, frames) {
   // A page of its own within this one, for one model: it shares the browser's tab, and neither memory nor runtime.
   async function enter({ number, threads }) {
     const frame = document.createElement("iframe");
-    frame.src = `/?threads=${threads}&frame`;
+    frame.src = `?threads=${threads}&frame`;
     document.body.append(frame);
     for (let n = 0; !frame.contentWindow?.obey; n++) {
       if (n === 1200) throw new Error("a page within the page did not load within 60 s");
@@ -152,6 +148,6 @@ function attend() {
     const body = new Uint8Array(4 + text.length);
     new DataView(body.buffer).setUint32(0, text.length, true);
     body.set(new TextEncoder().encode(text), 4);
-    navigator.sendBeacon("/result", body);
+    navigator.sendBeacon("result", body);
   });
 }

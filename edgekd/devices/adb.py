@@ -28,6 +28,8 @@ HOW = (
     "--android_abi arm64-v8a --android_api 27 --config Release --build_shared_lib --parallel; "
     f"then set {VARIABLE} to build/Android/Release/{TOOL}. The .so files beside it go along"
 )
+SUSTAINED, BLOCKS = 10.0, 30
+"""Seconds of a block in a sustained run; shorter where `minutes` would not hold so many blocks."""
 WARM = ("", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 """Android's thermal status in words (PowerManager.THERMAL_STATUS_*)."""
 
@@ -79,6 +81,8 @@ class Android:
     def run(self, job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         """Time a job's things there, block by block. Raises WorkerDied, Missing when the device is lost."""
         sustained = job["scenario"] == "sustained"
+        # long blocks, since the model is loaded again before each and the device cools meanwhile; enough to see a fall between them
+        seconds = min(SUSTAINED, 60 * job["minutes"] / BLOCKS) if sustained else 0.0
         begun: dict[str, float] = {}
         watched: list[dict[str, Any]] = []
 
@@ -91,24 +95,31 @@ class Android:
             thing = next(one for one in job["things"] if one["label"] == label)
             self._things += 1
             version = self._described["packages"]["onnxruntime"]
-            worker = PerfWorker(label, self._link, self._things, version, sustained, look if sustained else None)
+            worker = PerfWorker(label, self._link, self._things, version, seconds, look if sustained else None)
             with TemporaryDirectory(prefix="edgekd-adb-") as scratch:
                 worker.give(thing, dict(job), Path(scratch))
             return worker
 
         before = adb_link.now(self._link)
-        told = schedule.run(job, open_worker, tell)
+        # Each block is a process of its own, which loads the model afresh: what launches are for. So one is asked for, which brings
+        # the files there once, and each block is told as a launch: intervals are then over processes, as everywhere.
+        told = schedule.run({**job, "launches": 1, "meter": False}, open_worker, tell)
         after = adb_link.now(self._link)
-        elsewhere(told, self._around(before, after), "adb does not tell what the device draws", watched)
         self._link.shell(f"rm -rf {self._link.folder}/[0-9]*")
-        return told
+        for one in told["timed"]:
+            for number, block in enumerate(one["blocks"]):
+                block["launch"] = number
+        return elsewhere(told, self._around(before, after), "adb does not tell what the device draws", watched)
 
     def rates(self, threads: int) -> dict[str, Any] | None:
         """Return None: there is no Python there to measure what the processor can do."""
         return None
 
     def _around(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-        notes = ["each block is a run of its own, which loads the model again; the first call is told in whole milliseconds"]
+        notes = [
+            "each block is a process of its own, which loads the model again, and counts as a launch; the first call is told in "
+            "whole milliseconds"
+        ]
         warm, hot = before["temperature_c"], after["temperature_c"]
         if warm is not None and hot is not None and hot - warm > environment.HOT:
             notes.append(f"the device warmed from {warm:.0f} to {hot:.0f} degrees: the end may be slower than the beginning")

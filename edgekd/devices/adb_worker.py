@@ -20,17 +20,14 @@ from ..bench.process import PATIENCE, WorkerDied
 from ..bench.things import parts
 from ..errors import Missing
 from .adb_link import Link, quote
-from .given import inputs_of
+from .given import Asked, inputs_of
 
 TOOL = "onnxruntime_perf_test"
-SUSTAINED = 10.0
-"""Seconds of a block in a sustained run: the model is loaded again before each, and a device cools meanwhile."""
-
 _NOT_HERE = ("CANNOT LINK EXECUTABLE", "not executable", "inaccessible or not found", "Exec format error", "Permission denied")
 
 
-class PerfWorker:
-    """One thing in a folder of its own on the device. look: called after each block of a sustained run."""
+class PerfWorker(Asked):
+    """One thing in a folder of its own on the device. seconds: that a block takes at least; look: called after each."""
 
     def __init__(
         self,
@@ -38,14 +35,12 @@ class PerfWorker:
         link: Link,
         number: int,
         version: str,
-        sustained: bool = False,
+        seconds: float = 0.0,
         look: Callable[[str], None] | None = None,
     ) -> None:
-        self.label, self._link, self._version, self._sustained, self._look = label, link, version, sustained, look
+        self.label, self._link, self._version, self._seconds, self._look = label, link, version, seconds, look
         self._folder = f"{link.folder}/{number}"
-        self._sent: dict[str, Any] = {}
         self._model, self._threads, self._peak, self._first = "", 1, 0, 0.0
-        self._files: list[Path] = []
 
     def __enter__(self) -> PerfWorker:
         return self
@@ -53,13 +48,8 @@ class PerfWorker:
     def __exit__(self, *rest: object) -> None:
         """Leave what is there to the link, which removes it: with a lost connection nothing could be done here."""
 
-    def send(self, **command: Any) -> None:
-        """Keep a command until its answer is wanted."""
-        self._sent = command
-
-    def receive(self, expected: float = 0.0) -> dict[str, Any]:
-        """Obey the command sent. Raises WorkerDied; Missing when the device is lost, or cannot start the tool."""
-        command = dict(self._sent)
+    def obey(self, do: str, command: dict[str, Any], expected: float) -> dict[str, Any]:
+        """Do a command. Raises WorkerDied; Missing when the device is lost, or cannot start the tool."""
         obey: dict[str, Callable[..., dict[str, Any]]] = {
             "start": lambda **rest: {"runtime": {"onnxruntime": self._version}, "bytes": None},
             "load": self._load,
@@ -69,12 +59,7 @@ class PerfWorker:
             "time": self._time,
             "memory": lambda **rest: {"bytes": self._peak or None},
         }
-        return obey[command.pop("do")](expected=expected, **command)
-
-    def ask(self, expected: float = 0.0, **command: Any) -> dict[str, Any]:
-        """Send a command that should take about `expected` seconds and return its answer."""
-        self.send(**command)
-        return self.receive(expected)
+        return obey[do](expected=expected, **command)
 
     def give(self, thing: dict[str, Any], job: dict[str, Any], scratch: Path) -> None:
         """Bring the model and its inputs there; scratch: an empty folder here, for the inputs."""
@@ -120,9 +105,9 @@ class PerfWorker:
         return {"nanoseconds": made}
 
     def _time(self, settle: int, count: int, expected: float) -> dict[str, Any]:
-        if self._sustained:
-            count = max(count, math.ceil(SUSTAINED / self._call))
-            expected = max(expected, 10 * SUSTAINED)
+        if self._seconds:
+            count = max(count, math.ceil(self._seconds / self._call))
+            expected = max(expected, 10 * self._seconds)
         made, _ = self._run(settle + count, expected + PATIENCE)
         ended = time.perf_counter_ns()
         if self._look:

@@ -6,7 +6,7 @@ import errno
 import re
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from .. import host
@@ -31,18 +31,6 @@ SOFTWARE = (
     "Time WebGPU where there is a GPU (browser://HOST:PORT?provider=webgpu), or to see it run all the same: "
     "browser?provider=webgpu&software=1"
 )
-
-
-class Source(Protocol):
-    """Where pages come from."""
-
-    def enter(self) -> None: ...
-
-    def leave(self) -> None: ...
-
-    def describe(self) -> dict[str, Any]: ...
-
-    def page(self, label: str, threads: int) -> PageWorker: ...
 
 
 class Browser:
@@ -85,15 +73,18 @@ class Browser:
     def run(self, job: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
         """Time a job's things, in pages. Raises WorkerDied; Missing when a browser that somebody opened is closed."""
         workers: list[PageWorker] = []
+        groups: dict[str, int] = {}
 
         def open_worker(label: str) -> PageWorker:
             workers.append(self._source.page(label, job["threads"]))
+            workers[-1].groups = groups
             return workers[-1]
 
-        told = schedule.run(job, open_worker, tell)
-        if isinstance(self._source, Visitor):
+        away = isinstance(self._source, Visitor)
+        told = schedule.run({**job, "meter": not away}, open_worker, tell)
+        if away:
             around = {"cpu": self._source.describe()["cpu"], "notes": []}
-            elsewhere(told, around, "a page cannot read what its device draws")
+            told = elsewhere(told, around, "a page cannot read what its device draws")
         notes = [note for worker in workers for note in worker.notes()]
         told["around"]["notes"] = [*told["around"]["notes"], *dict.fromkeys(notes)]
         return told
@@ -185,18 +176,19 @@ class Visitor:
         host_name, port = urlsplit(page.address).hostname, urlsplit(page.address).port
         shown = "THIS MACHINE'S NAME" if host_name in ("0.0.0.0", "::") else host_name
         print(
-            f"Open http://{shown}:{port} in the browser to be timed (within {OPENS:.0f} s); leave the page open and in front.\n"
-            f"A phone on a cable: adb reverse tcp:{port} tcp:{port}, then http://localhost:{port} there.\n"
+            f"Open http://{shown}:{port}/{page.key}/ in the browser to be timed (within {OPENS:.0f} s); leave it open and in front.\n"
+            f"A phone on a cable: adb reverse tcp:{port} tcp:{port}, then http://localhost:{port}/{page.key}/ there.\n"
             "Threads and WebGPU need an address that browsers trust: localhost, or https. By any other it runs on 1 thread.",
             file=sys.stderr,
             flush=True,
         )
         try:
-            self._facts = page.wait(None, OPENS)
+            self._facts = dict(page.wait(None, OPENS))
             head, _ = page.ask({"do": "facts"}, None, self._alive, 30)
         except RuntimeError as error:
             raise Missing(f"no page to time in: {first_line(error)}") from None
-        self._facts |= {key: value for key, value in head.items() if key != "id"}
+        for name in ("platform", "platformVersion", "architecture", "model"):
+            self._facts[name] = head[name][:200] if isinstance(head.get(name), str) else None
         self.title = _title(self._facts)
 
     def leave(self) -> None:

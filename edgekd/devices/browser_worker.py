@@ -8,19 +8,21 @@ WebAssembly, which grows in steps; how much of it a model added is not told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from ..bench.process import PATIENCE, WorkerDied
 from ..errors import first_line
 from ..export.check_parts import onnxruntime_web as pages
-from .given import inputs_of
+from .given import Asked, inputs_of
 
 
-class PageWorker:
+class PageWorker(Asked):
     """One page for one thing. A context manager: leaving it closes the page.
 
+    groups: thing -> how many calls lie between two readings of the clock, chosen in its first warm-up and kept for its other pages,
+    so that all blocks of a thing are alike; whoever opens several pages for a thing lets them share it.
     page: whose server we are; alive: raises when its browser is gone; close: ends it. frame: of a page that holds several, which one.
     runtime: versions.
     """
@@ -36,10 +38,10 @@ class PageWorker:
     ) -> None:
         self.label, self.page, self._alive, self._close, self._runtime = label, page, alive, close, runtime
         self._frame = {} if frame is None else {"frame": frame}
-        self._sent: dict[str, Any] = {}
         self._graphs: dict[str, int] = {}
         self.facts: dict[str, Any] = {}
-        self.group, self.hidden = 1, False
+        self.groups: MutableMapping[str, int] = {}
+        self.hidden = False
 
     def __enter__(self) -> PageWorker:
         return self
@@ -47,22 +49,12 @@ class PageWorker:
     def __exit__(self, *rest: object) -> None:
         self._close()
 
-    def send(self, **command: Any) -> None:
-        """Keep a command; the page is told when its answer is wanted."""
-        self._sent = command
-
-    def receive(self, expected: float = 0.0) -> dict[str, Any]:
-        """Return the answer to the command sent. Raises WorkerDied, also when none came PATIENCE after `expected` seconds."""
-        command = dict(self._sent)
+    def obey(self, do: str, command: dict[str, Any], expected: float) -> dict[str, Any]:
+        """Have the page do it. Raises WorkerDied, also when no answer came PATIENCE after `expected` seconds."""
         try:
-            return self._obey(command.pop("do"), command, expected + PATIENCE)
+            return self._obey(do, command, expected + PATIENCE)
         except RuntimeError as error:
-            raise WorkerDied(f"{self.label}: the page that timed it failed\n  {first_line(error)}") from None
-
-    def ask(self, expected: float = 0.0, **command: Any) -> dict[str, Any]:
-        """Send a command that should take about `expected` seconds and return its answer. Raises WorkerDied."""
-        self.send(**command)
-        return self.receive(expected)
+            raise WorkerDied(f"{self.label}: the page that timed it failed\n  {first_line(error)}", self.label) from None
 
     def _page(self, job: Mapping[str, Any], arrays: Any = None, patience: float = PATIENCE) -> dict[str, Any]:
         head, _ = self.page.ask({**job, **self._frame}, arrays, self._alive, patience)
@@ -80,10 +72,10 @@ class PageWorker:
             return self._page({"do": "prepare", "graphs": list(self._graphs.items())}, arrays)
         if do == "warm-up":
             told = self._page({"do": "warm", **command}, patience=patience)
-            self.group = told["group"]
+            self.groups.setdefault(self.label, told["group"])
             return told
         if do == "time":
-            told = self._page({"do": "time", **command}, patience=patience)
+            told = self._page({"do": "time", "group": self.groups[self.label], **command}, patience=patience)
             self.hidden |= told.pop("hidden")
             return told
         if do in ("first", "memory"):
@@ -104,10 +96,11 @@ class PageWorker:
         """Say what of this page makes its numbers less sure."""
         step = self.facts.get("step", 0) / 1000
         told = [f"the page's clock has steps of {step:g} µs"]
-        if self.group > 1:
+        group = self.groups.get(self.label, 1)
+        if group > 1:
             told.append(
-                f"{self.label}: a call takes less than 20 of them, so {self.group} are timed together, and each is given their mean: "
-                "percentiles are of groups"
+                f"{self.label}: a call takes less than 20 of them, so {group} calls are timed together and their mean is one sample: "
+                "percentiles and slowest calls are of such means"
             )
         if not self.facts.get("isolated", True):
             told.append(

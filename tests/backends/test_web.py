@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import json
 import os
 import re
@@ -12,9 +13,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -479,3 +482,111 @@ def test_the_files_of_the_page_alone_are_served(tmp_path):
                 urlopen(base + path)
     finally:
         page.close()
+
+
+@pytest.fixture
+def page(tmp_path):
+    page = part.Page("<html>", tmp_path, 1)
+    page.files["/model/0/m.onnx"] = model(tmp_path / "m.onnx")
+    yield page
+    page.close()
+
+
+def asked(page: part.Page, path: str, body: bytes | None = None, **headers: str) -> int:
+    """Ask the server for a path of the whole host; return its status."""
+    connection = http.client.HTTPConnection(urlsplit(page.address).netloc, timeout=5)
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_who_finds_the_port_gets_nothing_and_can_send_nothing(page):
+    answer = part.pack({"id": 0, "error": "from somebody else"}, {})
+    other = "0" * 8 if page.key != "0" * 8 else "1" * 8
+    for path in (
+        "/",
+        "/job",
+        "/model/0/m.onnx",
+        f"/{other}/",
+        f"/{other}/job",
+        "/%C3%A4/",
+    ):
+        assert asked(page, path) == 403, path
+    for path in ("/result", f"/{other}/result", f"/{page.key}/job", f"/{page.key}/"):
+        assert asked(page, path, answer) == 403, path
+    assert page._results.empty()
+    assert asked(page, f"/{page.key}") == 302
+    assert asked(page, f"/{page.key}/") == asked(page, f"/{page.key}/model/0/m.onnx") == 200
+    assert asked(page, f"/{page.key}/result", answer) == 204
+    with pytest.raises(RuntimeError, match="from somebody else"):
+        page.wait()
+
+
+def test_an_answer_has_a_length_that_memory_holds(page):
+    result = f"/{page.key}/result"
+    for length, status in ((str(1 << 40), 413), ("-1", 411), ("many", 411), ("\u00b2".encode().decode("latin1"), 411)):
+        assert asked(page, result, b"x", **{"Content-Length": length}) == status
+    assert page._results.empty()
+
+
+FACTS = {"isolated": True, "cores": 8, "threads": 1, "agent": "A browser", "version": "1.30.0", "adapter": None}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"isolated": "yes"}, {"cores": None}, {"cores": [1]}, {"agent": {}}, {"adapter": "a GPU"}, {"version": 7}]
+)
+def test_what_a_page_says_of_itself_is_of_the_right_kind(page, wrong):
+    page._results.put(part.pack({"id": 0, **FACTS, **wrong}, {}))
+    (name,) = wrong
+    with pytest.raises(RuntimeError, match=f"what the page says of itself cannot be: `{name}`"):
+        page.wait()
+
+
+def test_what_a_page_says_of_itself_is_kept_and_no_more(page):
+    page._results.put(part.pack({"id": 0, **FACTS, "adapter": {"vendor": "v" * 999}, "more": 1, "agent": "A" * 999}, {}))
+    assert page.wait() == {**FACTS, "adapter": {"vendor": "v" * 200}, "agent": "A" * 500}
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\5\0\0\0hello", part.pack({"no": "id"}, {}), b"\2\0\0\0[]"])
+def test_an_answer_that_is_none_is_told(page, body):
+    page._results.put(body)
+    with pytest.raises(RuntimeError, match="the page sent what is no answer"):
+        page.wait(patience=2)
+
+
+SPIN = "data:text/html,<script>const end = Date.now() + 1500; while (Date.now() < end);</script>"
+
+
+@browser
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whose processor time it was")
+def test_processor_time_of_a_browsers_processes_counts_as_ours(tmp_path):
+    """Else a bench would find that other processes used this machine."""
+    before = os.times()
+    started = chromium.Chromium(SPIN)
+    leader = psutil.Process(started.process.pid)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        parts = [one for one in leader.children(recursive=True) if "--type=renderer" in one.cmdline()]
+        if spent := max((one.cpu_times().user for one in parts), default=0.0) >= 0.5:
+            break
+        time.sleep(0.05)
+    assert spent
+    own = sum(leader.cpu_times()[:2])
+    all_of_them = own + sum(sum(one.cpu_times()[:2]) for one in leader.children(recursive=True))
+    started.close()
+    after = os.times()
+    counted = after.children_user + after.children_system - before.children_user - before.children_system
+    assert all_of_them > own + 0.4
+    assert counted > 0.9 * all_of_them
+    assert not processes(started.profile)  # and none of them is left, at once
+
+
+def test_chromium_can_be_imported_where_there_is_no_fcntl():
+    """Windows has none."""
+    code = "import sys; sys.modules['fcntl'] = None; sys.platform = 'win32'\n"
+    code += "from edgekd.backends import chromium; print(chromium.program(), chromium.missing())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "on Linux and macOS alone" in ran.stdout

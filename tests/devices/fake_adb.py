@@ -38,6 +38,8 @@ def adb(words: list[str]) -> int:
             )
             return 1
         shutil.copyfile(words[3], to)
+        with (DEVICE / "pushed").open("a") as log:
+            log.write(words[4] + "\n")
         print(f"{words[3]}: 1 file pushed, 0 skipped. 90.0 MB/s (1000 bytes in 0.001s)")
         return 0
     assert (words[2], len(words)) == ("shell", 4), words

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekd.bench import energy
 from edgekd.bench.process import WorkerDied
 from edgekd.bench.things import Thing, thing_from
 from edgekd.bench.timing import cells, job_of, know, measure
@@ -23,7 +24,7 @@ from edgekd.errors import BadInput, Missing
 from edgekd.recipe import Bench
 
 FAKE = Path(__file__).with_name("fake_adb.py")
-QUICK = Bench(min_seconds=0.05, min_count=5, max_seconds=3, interval=None, threads=4, roofline=False)
+QUICK = Bench(min_seconds=0.05, min_count=5, max_seconds=60, interval=None, threads=4, roofline=False, launches=1)
 PROPS = """[ro.build.version.release]: [16]
 [ro.build.version.sdk]: [36]
 [ro.product.cpu.abi]: [arm64-v8a]
@@ -101,7 +102,7 @@ def runs(device: Path) -> list[dict]:
 
 
 def test_what_is_measured_is_what_the_tool_told(device, tmp_path):
-    settings = QUICK.model_copy(update={"batch_sizes": (3,)})
+    settings = QUICK.model_copy(update={"batch_sizes": (3,), "launches": 5})
     thing = thing_from(products(tmp_path / "my model.onnx", 2))
     (told,), _ = measure([thing], settings, tmp_path / "bench", device=adb.open_("adb"))
     logged = runs(device)
@@ -115,12 +116,17 @@ def test_what_is_measured_is_what_the_tool_told(device, tmp_path):
     assert told["peak_memory_bytes"] == 50_000_000 + 1000 * max(len(run["costs"]) for run in logged)
     assert told["environment"]["runtime"] == {"onnxruntime": "1.22.1"}
     assert {run["threads"] for run in logged} == {"4"}
+    assert told["blocks"]["launches"] == [1] * told["blocks"]["count"]  # each block is a process of its own
+    pushed = (device / "pushed").read_text().splitlines()
+    assert [Path(file).name for file in pushed if "/edgekd-" in file and "/1/" in file] == ["model.onnx", "input_0.pb"]
+    assert not [file for file in pushed if "/2/" in file]
     # the inputs that go there: 3 samples under the graph's own name
     assert logged[0]["inputs"] == ["input_0.pb"]
     tensor = onnx.TensorProto.FromString(bytes.fromhex(logged[0]["first"]))
     assert (tensor.name, list(tensor.dims)) == ("x", [3, 4])
 
 
+@pytest.mark.slow
 def test_two_things_alternate(device, tmp_path):
     things = [thing_from(products(tmp_path / f"{name}.onnx", count)) for name, count in (("one", 2), ("ten", 40))]
     _, (compared,) = measure(things, QUICK, tmp_path / "bench", device=adb.open_("adb://R58M123ABC"), one_control=True)
@@ -133,12 +139,13 @@ def test_two_things_alternate(device, tmp_path):
     assert blocks.count("one") == blocks.count("ten")
 
 
-def test_the_device_is_described_and_not_this_machine(device, tmp_path):
+def test_the_device_is_described_and_not_this_machine(device, tmp_path, monkeypatch):
     thing = thing_from(products(tmp_path / "m.onnx", 2))
     with adb.open_("adb") as android:
         assert android.title == "Google Pixel 9 (Google Tensor G4)"
         told = android.describe()
         (cell,) = cells(know([thing]), QUICK)
+        monkeypatch.setattr(energy, "meter", lambda: pytest.fail("this machine's meter says nothing of another"))
         answer = android.run(job_of(cell, QUICK, 4, tmp_path), lambda share, what: None)
     expected = {"cpu": "Google Tensor G4", "architecture": "aarch64", "cores": 8, "physical_cores": 8, "vnni": True}
     expected |= {"governor": "sched_pixel", "memory_bytes": 11686776 * 1024, "os": "Android 16 (API 36)"}
@@ -155,16 +162,20 @@ def test_the_device_is_described_and_not_this_machine(device, tmp_path):
     assert {block["joules"] for block in answer["timed"][0]["blocks"]} == {None}
 
 
-def test_a_sustained_run_has_long_blocks_and_the_devices_heat(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(adb_worker, "SUSTAINED", 0.5)
-    settings = QUICK.model_copy(update={"sustained_minutes": 0.02, "latency": False})
+@pytest.mark.parametrize(("longest", "expected"), [(0.03, 0.03), (10.0, 0.06)])
+def test_a_sustained_run_has_long_blocks_and_the_devices_heat(device, tmp_path, monkeypatch, longest, expected):
+    monkeypatch.setattr(adb, "SUSTAINED", longest)
+    settings = QUICK.model_copy(update={"sustained_minutes": 0.03, "latency": False})  # a thirtieth is 0.06 s
     (cell,) = (
         one for one in cells(know([thing_from(products(tmp_path / "m.onnx", 2))]), settings) if one.scenario == "sustained"
     )
     with adb.open_("adb") as android:
         told = android.run(job_of(cell, settings, 4, tmp_path), lambda share, what: None)
     blocks = told["timed"][0]["blocks"]
-    assert all(0.4 < block["wall"] / 1e9 < 0.7 for block in blocks)
+    # what the tool told, which it made up: calls of 0.9 to 1.2 ms
+    assert all(0.8 * expected < block["wall"] / 1e9 < 1.4 * expected for block in blocks)
+    assert len({len(block["nanoseconds"]) for block in blocks}) == 1
+    assert [block["launch"] for block in blocks] == list(range(len(blocks)))
     assert len(told["watched"]) == len(blocks) >= 2
     assert {point["temperature_c"] for point in told["watched"]} == {41.5}
     assert [point["at_s"] for point in told["watched"]] == sorted(point["at_s"] for point in told["watched"])

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import queue
+import secrets
 import struct
 import sys
 import threading
@@ -23,6 +24,8 @@ NEEDS = ("numpy", "onnxruntime-web")
 VARIABLE = "EDGEKD_ONNXRUNTIME_WEB"
 TYPES = {".html": "text/html", ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
 PATIENCE = 600.0  # seconds for one job
+LARGEST = 1 << 30  # bytes of an answer
+TOLD: Any = {"isolated": bool, "cores": int, "threads": int, "agent": str, "version": str, "adapter": (dict, type(None))}
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 
@@ -57,11 +60,14 @@ def unpack(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 class Page:
     """A server for one page: hands it jobs, takes their results. address: what the browser is to open.
 
+    All that is served lies below a path of its own that is drawn by lot (key): who finds the port, another site in the same browser
+    too, gets nothing and can send nothing.
     page: the HTML shown; runtime: onnxruntime-web's dist folder; threads: of it (0: as many as it takes itself).
     at: host and port to serve on (port 0: any that is free). facts: what the page told of itself.
     """
 
     def __init__(self, page: str, runtime: Path, threads: int, at: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        self.key = secrets.token_hex(4)  # short enough for a person to type
         self.files: dict[str, Path] = {}
         self.facts: dict[str, Any] = {}
         self._jobs: queue.Queue[bytes] = queue.Queue()
@@ -85,17 +91,28 @@ class Page:
                 owner._connect(-1)
                 super().finish()
 
-            def answer(self, status: int, body: bytes = b"", kind: str = "application/octet-stream") -> None:
+            def answer(self, status: int, body: bytes = b"", kind: str = "application/octet-stream", to: str = "") -> None:
                 self.send_response(status)
+                if to:
+                    self.send_header("Location", to)
                 for key, value in {**ISOLATION, "Content-Type": kind, "Content-Length": str(len(body))}.items():
                     self.send_header(key, value)
                 self.end_headers()
                 self.wfile.write(body)
 
+            def place(self) -> str | None:
+                """Return the path asked for below the key; None where the key is another."""
+                key, found, path = unquote(urlsplit(self.path).path)[1:].partition("/")
+                return found + path if secrets.compare_digest(key.encode(), owner.key.encode()) else None
+
             def do_GET(self) -> None:
-                path = unquote(urlsplit(self.path).path)
+                path = self.place()
+                if path is None:
+                    return self.answer(403, b"open the whole address that was printed", "text/plain")
                 if path == "/job":
                     return self.job() if owner._first(urlsplit(self.path).query) else self.answer(409)
+                if not path:  # the page's addresses are relative to a folder
+                    return self.answer(302, to=f"/{owner.key}/?{urlsplit(self.path).query}")
                 if path == "/":
                     return self.answer(200, page.encode("utf-8"), "text/html; charset=utf-8")
                 name = path.rpartition("/")[2]
@@ -115,7 +132,12 @@ class Page:
                 return self.answer(200, body)
 
             def do_POST(self) -> None:
-                owner._results.put(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+                length = self.headers.get("Content-Length") or ""
+                right, known = self.place() == "/result", length.isascii() and length.isdigit()
+                if not right or not known or int(length) > LARGEST:
+                    self.close_connection = True  # what was sent stays unread
+                    return self.answer(403 if not right else 413 if known else 411)
+                owner._results.put(self.rfile.read(int(length)))
                 return self.answer(204)
 
         class Server(ThreadingHTTPServer):
@@ -130,7 +152,7 @@ class Page:
     @property
     def address(self) -> str:
         host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}/?threads={self._threads}"
+        return f"http://{host!s}:{port}/{self.key}/?threads={self._threads}"
 
     @property
     def alone(self) -> float:
@@ -151,7 +173,14 @@ class Page:
     def wait(self, alive: Any = None, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait until a browser opened the page and the runtime is loaded there; return what it says of itself."""
         if not self.facts:
-            self.facts, _ = self._result(0, alive, patience)
+            told, _ = self._result(0, alive, patience)
+            for name, kind in TOLD.items():
+                if not isinstance(told.get(name), kind):
+                    raise RuntimeError(f"what the page says of itself cannot be: `{name}` is {told.get(name)!r:.100}")
+            self.facts = {name: told[name] for name in TOLD}
+            self.facts["agent"] = self.facts["agent"][:500]
+            if self.facts["adapter"]:
+                self.facts["adapter"] = {str(key): str(value)[:200] for key, value in self.facts["adapter"].items()}
         return self.facts
 
     def ask(self, job: dict[str, Any], arrays: Any = None, alive: Any = None, patience: float = PATIENCE) -> Any:
@@ -169,11 +198,18 @@ class Page:
         end = time.monotonic() + patience
         while time.monotonic() < end:
             try:
-                head, arrays = unpack(self._results.get(timeout=0.25))
+                body = self._results.get(timeout=0.25)
             except queue.Empty:
                 if alive is not None:
                     alive()
                 continue
+            try:
+                head, arrays = unpack(body)
+                known = isinstance(head["id"], int)
+            except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+                known = False
+            if not known:
+                raise RuntimeError("the page sent what is no answer")
             if head["id"] not in (number, -1):
                 continue  # the answer to a question that was given up
             if head.get("error"):
@@ -194,7 +230,7 @@ def publish(page: Page, path: Path) -> dict[str, Any]:
     data = path.with_name(f"{path.name}.data")
     for file in [path, *([data] if data.is_file() else [])]:
         page.files[folder + file.name] = file
-    return {"model": folder + path.name, "external": [data.name] if data.is_file() else []}
+    return {"model": folder[1:] + path.name, "external": [data.name] if data.is_file() else []}
 
 
 def runtime_folder() -> Path:
