@@ -13,8 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from .report.formats import DASH, Metric, duration, size
-from .report.words import METHODS, method, numbers
+from .report.formats import DASH, THIN, Metric, duration, size, throughput
+from .report.words import METHODS, how, method, numbers
 
 
 def _table(*columns: str) -> Table:
@@ -148,42 +148,28 @@ def artifacts(manifest: dict[str, Any]) -> Table:
 
 
 def bench(found: dict[str, Any]) -> Group:
-    """Medians, and below them the verdicts in words, what was not timed and why, and where the report is."""
+    """Medians of what was timed side by side, and below them in words what they say; what was not timed and why; where the report is.
+
+    Each device and each way of timing has a table, with its name above it where there are several.
+    """
     measured = found["measurements"]
-    devices = list(dict.fromkeys(m["device"] for m in measured))
-    rows = []
-    for m in measured:
-        warm, generated = m["warm"], m.get("generation")
-        rows.append(
-            {
-                "artifact": escape(m["artifact"]),
-                "device": escape(m["device"]),
-                "how": _how(m),
-                "load": duration(m["load_s"]),
-                "first": duration(m["first_call_s"]),
-                "median": duration(warm["median_s"]),
-                "95 %": f"{duration(warm['median_low_s'])}-{duration(warm['median_high_s'])}",
-                "per second": f"{m['throughput_per_s']:.4g}",
-                "memory": size(m.get("peak_memory_bytes")),
-                **({"TTFT": duration(generated["ttft"]["median_s"])} if generated else {}),
-                **({"tokens/s": f"{generated['tokens_per_s']:.1f}"} if generated else {}),
-            }
-        )
     parts: list[Any] = []
-    for keys in dict.fromkeys(tuple(row) for row in rows):
-        alike = [row for row in rows if tuple(row) == keys]
-        hidden = {"device"} if len(devices) < 2 else set()
-        hidden |= {"how"} if len({row["how"] for row in rows}) < 2 else set()
-        shown = [{key: value for key, value in row.items() if key not in hidden} for row in alike]
-        parts.append(Fitting(shown, ("memory", "first", "load", "95 %", "per second"), ("artifact", "device", "how")))
-    for c in found["comparisons"]:
-        where = f"{c['device']}: " if len(devices) > 1 else ""
-        how = f" ({_how(c)})" if len({_how(other) for other in found["comparisons"]}) > 1 else ""
-        parts.append(Text(where + c["verdict"] + how + (f": {c['why']}" if c.get("why") else "")))
-    for m in measured:
-        for told in (m.get("sustained"), m.get("drift")):
-            if told:
-                parts.append(Text(f"{m['artifact']}, {m['device']}: {told['said']}"))
+    ways = list(dict.fromkeys((m["device"], how(m)) for m in measured))
+    ways += [way for c in found["comparisons"] if (way := (c.get("device") or "local", how(c))) not in ways]
+    devices, hows = ({way[place] for way in ways} for place in (0, 1))
+    for way in sorted(ways, key=lambda way: list(dict.fromkeys(device for device, _ in ways)).index(way[0])):
+        names = [name for name, several in zip(way, (len(devices) > 1, len(hows) > 1), strict=True) if several]
+        parts += [Text(", ".join(names), "bold")] if names else []
+        mine = [m for m in measured if (m["device"], how(m)) == way]
+        last = ("median",) if all(m.get("generation") for m in mine) else ()
+        dropped = ("memory", "first", "load", "95 %", "samples/s", *last)
+        parts += [Fitting([_timed(m) for m in mine], dropped, ("artifact",))] if mine else []
+        said = [c for c in found["comparisons"] if (c.get("device") or "local", how(c)) == way]
+        parts += [Text(c["verdict"] + (f": {c['why']}" if c.get("why") else "")) for c in said]
+        parts += [
+            Text(f"{m['artifact']}: {told['said']}") for m in mine for told in (m.get("sustained"), m.get("drift")) if told
+        ]
+        parts += [Text("")] if names else []
     notes = {
         (m["device"], re.sub(r"[0-9.]+", "", note)): note for m in measured for note in m["environment"].get("notes", [])
     }  # of those that differ in a number alone, the last
@@ -196,12 +182,27 @@ def bench(found: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _how(m: Mapping[str, Any]) -> str:
-    """Say batch, streams and scenario, as far as they are not the usual ones."""
-    said = [f"batch {m['batch']}"]
-    said += [f"{m['streams']} streams"] if m.get("streams") else []
-    said += [m["scenario"]] if m.get("scenario") in ("sustained", "generation", "chain") else []
-    return ", ".join(said)
+def _timed(m: Mapping[str, Any]) -> dict[str, str]:
+    """Return a measurement's row; of what generates also its first token and the rate of the others."""
+    warm, generated = m["warm"], m.get("generation")
+    row = {
+        "artifact": escape(m["artifact"]),
+        "load": duration(m["load_s"]),
+        "first": duration(m["first_call_s"]),
+        "median": duration(warm["median_s"]),
+        "95 %": _between(warm["median_low_s"], warm["median_high_s"]),
+        "samples/s": throughput(m["throughput_per_s"]),
+        "memory": size(m.get("peak_memory_bytes")),
+    }
+    if generated:
+        row |= {"TTFT": duration(generated["ttft"]["median_s"]), "tokens/s": throughput(generated["tokens_per_s"])}
+    return row
+
+
+def _between(low: float, high: float) -> str:
+    """Write two durations, their unit once where it is the same: 2.09-6.08 ms."""
+    (first, unit), (last, other) = (duration(value).split(THIN) for value in (low, high))
+    return f"{first}-{last}{THIN}{unit}" if unit == other else f"{duration(low)}-{duration(high)}"
 
 
 def devices(found: list[dict[str, Any]]) -> Group:

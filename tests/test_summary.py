@@ -1,12 +1,16 @@
-"""The table at the end of a run for many devices: one line each, every reason once."""
+"""Tables in the terminal: at the end of a run for many devices one line each, every reason once; of a bench one a way of timing."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
+import pytest
+from report.benches import comparison, measurement
+from report.benches import summary as numbers
 from rich.console import Console
 
-from edgekd import summary
+from edgekd import summary, tables
 
 VERDICT = {"status": "passed", "by": "runtime", "reason": "well", "scores": {"runtime": 0.9}, "drop": 0.01, "samples": 300}
 
@@ -34,9 +38,9 @@ MANY = manifest(
 )  # fmt: skip
 
 
-def printed(told: dict, width: int) -> list[str]:
+def printed(told: dict, width: int, table: Any = summary.table) -> list[str]:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(summary.table(told))
+    console.print(table(told))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
@@ -95,3 +99,68 @@ def test_the_latency_is_of_one_call_after_another():
     assert "500\u202fms" in text
     assert "latency: 2 at once" in text
     assert "1.40x SLOWER" in text
+
+
+PI = "ssh://pi@raspberrypi.local"
+ANSWER = {
+    "prompt_tokens": 64, "new_tokens": 32, "ttft": numbers(0.0231), "per_token": numbers(0.0042), "tokens_per_s": 238.1,
+    "prefill_per_s": 2700.0, "encode": None,
+}  # fmt: skip
+FELL = {"said": "throughput fell by 20 % at 3.1 min"}
+
+
+def a_bench() -> dict[str, Any]:
+    """Two devices, each with calls one by one, four at once, minutes, and a language model."""
+    measured, compared = [], []
+    for device in ("local", PI):
+        for name in ("onnxruntime-cpu/fp32", "onnxruntime-cpu/int8"):
+            measured += [measurement(name, device), measurement(name, device, streams=4)]
+            measured.append(measurement(name, device, scenario="sustained", sustained=FELL))
+        measured.append(measurement("onnxruntime-cpu/language-model-int4", device, scenario="generation", generation=ANSWER))
+        compared += [comparison("int8", r, r - 0.1, r + 0.1, device=device, streams=k) for r, k in ((1.5, None), (1.2, 4))]
+    return {"measurements": measured, "comparisons": compared, "skipped": [], "folder": "out"}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_bench_has_a_table_for_each_device_and_way(width: int):
+    lines = printed(a_bench(), width, tables.bench)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for device in ("local", PI):
+        for how in ("single-stream, batch 1", "single-stream, batch 1, 4 at once", "sustained, batch 1", "generation, batch 1"):
+            assert f"{device}, {how} " in " ".join(lines) + " ", how
+    # no name and no number is cut: each row begins with its artifact and has its median, or first token, and unit on the line
+    rows = [line.split() for line in lines if line.startswith("onnxruntime-cpu/") and "throughput" not in line]
+    assert {row[0] for row in rows} == {f"onnxruntime-cpu/{name}" for name in ("fp32", "int8", "language-model-int4")}
+    assert len(rows) == 14
+    for row in rows:
+        assert (
+            ("23.1" if "language" in row[0] else "412" if row[0].endswith("fp32") else "247") in row
+            or "1.24" in row
+            or "741" in row
+        )
+    # what is said stands below its own table
+    first, second = (text.index("int8 is 1.50x faster"), text.index("int8 is 1.20x faster"))
+    assert first < text.index("local, single-stream, batch 1, 4 at once") < second < text.index("local, sustained")
+    assert text.count("onnxruntime-cpu/fp32: throughput fell") == 2
+
+
+def test_a_bench_of_one_way_has_no_title_and_says_units():
+    told = {
+        "measurements": [measurement("a"), measurement("b", warm={**numbers(1e-3), "median_low_s": 0.99e-3})],
+        "comparisons": [],
+    }
+    told["measurements"][0]["warm"] = {**numbers(4e-3), "median_low_s": 2.09e-3, "median_high_s": 6.08e-3}
+    told["measurements"][0]["throughput_per_s"] = 12345.6
+    lines = printed(told, 80, tables.bench)
+    assert lines[0].split() == ["artifact", "load", "first", "median", "95", "%", "samples/s", "memory"]
+    assert " 2.09-6.08\u202fms " in lines[1]
+    assert " 12,346 " in lines[1]
+    assert " 990\u202fµs-1.01\u202fms " in lines[2], "two units"
+    assert "single-stream" not in "".join(lines)
+
+
+def test_the_median_stays_however_long_the_name():
+    lines = printed({"measurements": [measurement(62 * "a" + "/fp32")], "comparisons": []}, 60, tables.bench)
+    assert lines[0].split() == ["artifact", "median"]
+    assert "412\u202fµs" in "".join(lines)
