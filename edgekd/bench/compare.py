@@ -43,13 +43,11 @@ def compare(
             started = launches[thing.label][:pairs] if launches else None
             result = statistics.ratio(samples[control.label][:pairs], samples[thing.label][:pairs], launches=started)
             known = not math.isinf(result.high)
-            slow = statistics.verdict(result, thing.variant, control.variant)
-            faster = statistics.differs(result) and result.value > 1
-            reasons = (
-                []
-                if faster
-                else why(found[thing.label], float(np.nanmedian(samples[control.label])), providers[thing.label], vnni)
-            )
+            said = statistics.verdict(result, thing.variant, control.variant)
+            # a reason explains what was seen: that it is slower, or no faster
+            seen = (statistics.differs(result) and result.value < 1) or said.startswith("no difference")
+            median = float(np.median(samples[control.label]))
+            reasons = why(found[thing.label], median, providers[thing.label], vnni) if seen else []
             told.append(
                 {
                     "target": thing.target,
@@ -61,7 +59,7 @@ def compare(
                     "ratio": result.value,
                     "low": result.low if known else None,
                     "high": result.high if known else None,
-                    "verdict": slow,
+                    "verdict": said,
                     "why": "; ".join(reasons) or None,
                 }
             )
@@ -69,14 +67,15 @@ def compare(
 
 
 def control_of(things: Sequence[Thing], found: Mapping[str, GraphFacts | None]) -> Thing:
-    """Return what the others are compared with: the one marked, else the first without quantized nodes, else the first."""
+    """Return what the others are compared with: the one marked, else the first in full precision, else the first."""
     for thing in things:
         if thing.control:
             return thing
-    for thing in things:
-        known = found[thing.label]
-        if known is not None and not known.quantized:
-            return thing
+    for packed in (False, True):
+        for thing in things:
+            known = found[thing.label]
+            if known is not None and not known.quantized and known.packed == packed:
+                return thing
     return things[0]
 
 

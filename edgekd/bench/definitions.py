@@ -12,8 +12,8 @@ DEFINITIONS = {
     "sustained latency": "The same call, over minutes without a pause: its median over time, and the moment from which it "
     "stays slower, if there is one. The model is warm all the time; what changes is the machine.",
     "throughput": "Samples a second over all warm calls, one call after the other: calls x batch / their summed time.",
-    "throughput (streams)": "Samples a second of K sessions at once, each in a thread of its own, the next call starting when "
-    "the last returned: calls x batch / time on the wall. A block opens when every stream has finished its first call and closes "
+    "throughput (streams)": "Samples a second of K sessions at once, each in a thread of its own, the threads split between them, the next "
+    "call starting when the last returned: calls x batch / time on the wall. A block opens when every stream has finished its first call and closes "
     "on the end of a call; no stream stops before that, and a call across an edge counts by its part inside.",
     "parts and whole": "For a model of several graphs. A part: from the moment its input arrays are in memory to its output arrays "
     "in memory. The whole: from the first part's start to the last one's end, with what hands arrays on. Each part is timed "

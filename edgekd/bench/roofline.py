@@ -92,8 +92,12 @@ def roofline(cost: Cost, rates: Mapping[str, Any], median_s: float, threads: int
 
 
 def bandwidth_at(size: float, curve: Sequence[Sequence[float]]) -> float:
-    """Return bytes a second for a working set of `size` bytes: between the measured points straight in both logarithms."""
-    sizes, speeds = zip(*sorted((point[0], point[1]) for point in curve), strict=True)
+    """Return bytes a second for a working set of `size` bytes: between the measured points straight in both logarithms.
+
+    A smaller working set is never slower: where it was measured to be, something disturbed it.
+    """
+    sizes, measured = zip(*sorted((point[0], point[1]) for point in curve), strict=True)
+    speeds = np.maximum.accumulate(measured[::-1])[::-1]
     return math.exp(float(np.interp(math.log(max(size, 1)), np.log(sizes), np.log(speeds))))
 
 
@@ -103,6 +107,11 @@ def _said(made: Mapping[str, Any], median_s: float, threads: int, rates: Mapping
         return (
             f"{made['fraction']:.1f} times what this machine was seen to do at {at}: the count of this graph's work or the machine's "
             "measured rates are wrong (rates measured on a busy machine are too low)"
+        )
+    if made["fraction"] > 1:
+        return (
+            f"reaches all that this machine was seen to do at {at}, and {100 * made['fraction'] - 100:.0f} % more: its rates were measured "
+            "while it was busy, or vary by so much"
         )
     percent = 100 * made["fraction"]
     said = f"reaches {percent:.0f} %" if percent >= 1 else f"reaches {percent:.1g} %"
@@ -119,10 +128,17 @@ def _said(made: Mapping[str, Any], median_s: float, threads: int, rates: Mapping
     else:
         said += f"memory binds ({_giga(made['bytes'] / median_s)} of {_giga(made['bandwidth'])} GB/s)"
     if made["attainable_s"] < TINY:
-        said += f"; so small a model ({made['attainable_s'] * 1e6:.1g} us of work) mostly waits for the call itself"
+        said += f"; so small a model ({_micro(made['attainable_s'])} of work) mostly waits for the call itself"
+    if _busy(rates.get("load_average")):
+        said += "; the rates were measured on a busy machine, so this is too high"
     if made["int8_macs"] and not rates.get("runtime_int8_ops"):
         said += "; integers are held to the rate of floats, as no integer rate was measured"
     return said
+
+
+def _micro(seconds: float) -> str:
+    micro = seconds * 1e6
+    return f"{micro:.0f} us" if micro >= 1 else f"{micro:.1g} us"
 
 
 def _giga(value: float) -> str:

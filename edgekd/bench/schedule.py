@@ -189,7 +189,7 @@ def _prepare(one: Timed, thing: Mapping[str, Any], job: Mapping[str, Any]) -> No
     if "warm_up" in told:
         return
     told["warm_up"] = {"count": len(warm), "seconds": float(warm.sum())}
-    one.call = float(np.mean(warm[len(warm) // 2 :]))
+    one.call = float(np.median(warm[len(warm) // 2 :]))
     one.calls = max(1, math.ceil(min(spend / ROUNDS, LONGEST_BLOCK) / max(one.call, 1e-7)))
     one.settle = 0 if one.call > SETTLED else max(1, one.calls // 10)
 
@@ -287,17 +287,22 @@ def _narrow(timed: Sequence[Timed], job: Mapping[str, Any]) -> bool:
 
 
 def widest(timed: Sequence[Timed], job: Mapping[str, Any]) -> float:
-    """Return the width of the widest interval, relative to its value: of the ratios to the control, or of a lone thing's median."""
+    """Return the width of the widest interval, relative to its value: of the ratios to the control, or of a lone thing's median.
+
+    Of a single launch only what more blocks can make narrower counts.
+    """
     costs = [block_costs(one.blocks, job.get("streams"))[:, None] for one in timed]
     launches = [[block["launch"] for block in one.blocks] for one in timed]
     place = job.get("control") or 0
     if len(timed) == 1:
-        return statistics.relative_width(statistics.block_interval(costs[0], launches[0]))
+        several = len(set(launches[0])) >= statistics.FEWEST_LAUNCHES
+        return statistics.relative_width(statistics.block_interval(costs[0], launches[0] if several else None))
     widths = []
     for other, cost in enumerate(costs):
         if other != place:
             n = min(len(costs[place]), len(cost))
-            widths.append(statistics.relative_width(statistics.ratio(costs[place][:n], cost[:n], launches=launches[other][:n])))
+            found = statistics.ratio(costs[place][:n], cost[:n], launches=launches[other][:n], between=0.0)
+            widths.append(statistics.relative_width(found))
     return max(widths)
 
 

@@ -29,12 +29,19 @@ BETWEEN = 0.0075
 cannot show it: the standard deviation of the log of their ratio. Measured: 26 pairs of processes with one file each, 60 blocks
 a pair, gave 0.0076, at most 1.8 %; intervals from blocks alone held 1 in 10 of the 26."""
 
+ALONE = 0.02
+"""The same, where each file was started once or twice: what was seen beside other work, 0.97 to 1.04 and further. A verdict on a
+single start must bear the worst."""
+
 INTERVAL = 0.04
 """Narrow enough to stop at: the ratio's interval, BETWEEN included, relative to the ratio. With it, SAME and 10 to 300 rounds
 looked at every second round, simulations (AR(1) noise both share, noise a block, outliers, BETWEEN between processes) call A
 against A different in 0.3 to 3 of 100 and miss 5 % in 0.3 to 5 of 100; with 0.05 and a SAME of 0.02 it is 2 to 6 and 0 to 5.
 Processes that differ by twice BETWEEN make it 12 and 8; over launches (`_over_launches`: 5 to 30) it is 0 and 0 there, and 2 and 3
 where they differ by four times BETWEEN."""
+
+UNSURE = 1.2
+"""An interval whose ends differ by more than this says nothing, not that there is no difference."""
 
 OUTLIER = 5
 """An outlier lies beyond the median of its block by so many robust standard deviations, each at least 1 % of the median."""
@@ -48,7 +55,7 @@ DRIFT = 0.02
 FEWEST_LAUNCHES = 3
 """From so many launches on, an interval is over launches."""
 
-PRIOR = 2
+PRIOR, TRIMMED = 2, 8
 
 _GRID = 2048
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -116,7 +123,11 @@ def median_interval(samples: np.ndarray, seed: int = 0, launches: Sequence[int] 
     counts = weights @ below.astype(np.float64)  # (resamples, grid)
     medians = grid[np.argmax(counts >= rows.size / 2, axis=1)]
     low, high = _expanded(medians, len(rows))
-    return Interval(value, float(min(low, value)), float(max(high, value)))
+    low, high = min(low, value), max(high, value)
+    if launches is None:
+        return Interval(value, low, high)
+    more = value * _Z * ALONE / math.sqrt(2)  # another process would differ
+    return Interval(value, value - math.hypot(value - low, more), value + math.hypot(high - value, more))
 
 
 def summary(samples: np.ndarray, launches: Sequence[int] | None = None) -> dict[str, float | int]:
@@ -152,23 +163,23 @@ def throughput(samples: np.ndarray, batch: int) -> float:
 
 
 def ratio(
-    control: np.ndarray, candidate: np.ndarray, *, between: float = BETWEEN, launches: Sequence[int] | None = None
+    control: np.ndarray, candidate: np.ndarray, *, between: float = ALONE, launches: Sequence[int] | None = None
 ) -> Interval:
     """Return how many times faster the candidate is: control's time / candidate's, above 1 where the candidate is faster.
 
     Both (blocks, calls): row k of one was timed next to row k of the other, so what slows the machine for a while hits both.
     The median over the pairs' ratios of block medians, and its interval: the exact one over pairs (`_by_ranks`), widened by
-    how much another two processes would differ (`between`, added in squares). between: 0 where both ran in one process;
-    BETWEEN / sqrt(n) where each was started afresh n times, in equal shares of the pairs. Below FEWEST_PAIRS the interval is
-    (0, inf): nothing is known. launches: (blocks,), the number of the process each pair ran in; from FEWEST_LAUNCHES different ones
-    on, what they differ by is seen, not assumed (`_over_launches`), and the estimate is the mean over launches. Block medians (blocks, 1) give the same as the calls they are of, in 0.1 ms.
+    how much another two processes would differ (`between`, added in squares; 0 where both ran in one process). Below
+    FEWEST_PAIRS the interval is (0, inf): nothing is known. launches: (blocks,), the number of the process each pair ran in; from
+    FEWEST_LAUNCHES different ones on, what they differ by is seen, not assumed: the estimate and its interval are over launches
+    (`_over_launches`). Block medians (blocks, 1) give the same as the calls they are of, in 0.1 ms.
     Raises ValueError where the numbers of blocks differ, or there are none.
     """
     if len(control) != len(candidate) or len(control) == 0:
         raise ValueError(f"blocks pair up: {len(control)} of the control, {len(candidate)} of the candidate")
     logs = np.log(np.median(control, axis=1)) - np.log(np.median(candidate, axis=1))
     if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
-        return _exponents(_over_launches(logs, launches, between))
+        return _exponents(_over_launches(logs, launches, BETWEEN))
     value, low, high = _by_ranks(logs)
     more = _Z * between
     low, high = value - math.hypot(value - low, more), value + math.hypot(high - value, more)
@@ -184,7 +195,9 @@ def block_interval(samples: np.ndarray, launches: Sequence[int] | None = None) -
     logs = np.log(np.median(samples, axis=1))
     if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
         return _exponents(_over_launches(logs, launches, BETWEEN / math.sqrt(2)))
-    return _exponents(_by_ranks(logs))
+    value, low, high = _by_ranks(logs)
+    more = 0.0 if launches is None else _Z * ALONE / math.sqrt(2)
+    return _exponents((value, value - math.hypot(value - low, more), value + math.hypot(high - value, more)))
 
 
 def relative_width(found: Interval) -> float:
@@ -261,6 +274,8 @@ def verdict(found: Interval, candidate: str, control: str) -> str:
     """
     if math.isinf(found.high):
         return f"too few blocks to compare {candidate} with {control}: give the clock more time"
+    if not differs(found) and found.high / found.low > UNSURE:
+        return f"cannot tell {candidate} from {control} ({_span(found)}): too much disturbed the clock; give it more time"
     if not differs(found):
         return f"no difference seen between {candidate} and {control} ({_span(found)})"
     if found.value > 1:
@@ -300,14 +315,20 @@ def _exponents(logs: tuple[float, float, float]) -> Interval:
 def _over_launches(values: np.ndarray, launches: Sequence[int], between: float) -> tuple[float, float, float]:
     """Return the mean over launches of the median of each one's values, and its interval by Student's t.
 
-    The variance is the one seen between launches; where they happen to agree, the one with `between` as PRIOR more launches.
+    The variance is the one seen between launches; where they happen to agree, the one with `between` as PRIOR more launches. From
+    TRIMMED launches on a fifth is left out at either end, that one disturbed launch does not decide (Yuen, Biometrika 61, 1974).
     """
     numbers = np.asarray(launches)
-    medians = np.array([np.median(values[numbers == number]) for number in dict.fromkeys(launches)])
-    n, value = len(medians), float(medians.mean())
-    squares = float(((medians - value) ** 2).sum())
-    variance = max(squares / (n - 1), (squares + PRIOR * between**2) / (n - 1 + PRIOR))
-    half = t_quantile(n - 1) * math.sqrt(variance / n)
+    medians = np.sort([np.median(values[numbers == number]) for number in dict.fromkeys(launches)])
+    n = len(medians)
+    out = n // 5 if n >= TRIMMED else 0
+    left = medians[out : n - out]
+    value, freedom = float(left.mean()), len(left) - 1
+    clipped = np.clip(medians, left[0], left[-1])
+    squares = float(((clipped - clipped.mean()) ** 2).sum())
+    usual = freedom / (n - 1) * between**2  # clipping makes it that much smaller, roughly
+    variance = max(squares / (n - 1), (squares + PRIOR * usual) / (n - 1 + PRIOR))
+    half = t_quantile(freedom) * math.sqrt(variance / n) * n / len(left)
     return value, value - half, value + half
 
 

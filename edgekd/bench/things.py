@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,6 +61,8 @@ class GraphFacts:
     """Those of them that take no quantized weights or activations."""
     weights_alone: bool = False
     """Integers hold weights only: all arithmetic is in floating point."""
+    packed: bool = False
+    """Most weights are stored in integers, whatever the arithmetic."""
 
     @property
     def quantized(self) -> bool:
@@ -101,6 +104,7 @@ def facts_of(thing: Thing) -> GraphFacts | None:
             first,
             **{name: getattr(first, name) + getattr(one, name) for name in ("nodes", "conversions", "heavy", "heavy_float")},
             weights_alone=first.weights_alone and one.weights_alone,
+            packed=first.packed or one.packed,
         )
     return first
 
@@ -141,7 +145,25 @@ def facts(file: Path) -> GraphFacts:
         weights_alone="DequantizeLinear" in kinds
         and not integer
         and not {"QuantizeLinear", "DynamicQuantizeLinear"} & set(kinds),
+        packed=_packed(graph),
     )
+
+
+def _packed(graph: Any) -> bool:
+    """Say whether integers of 8 bits and fewer hold more values than floats do: the shapes count, for the weights may lie elsewhere."""
+    import onnx
+
+    sizes: dict[bool, int] = {True: 0, False: 0}
+    small = {
+        getattr(onnx.TensorProto, name)
+        for name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+        if hasattr(onnx.TensorProto, name)
+    }
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    for tensor in graph.initializer:
+        if tensor.data_type in small | floats:
+            sizes[tensor.data_type in small] += math.prod(tensor.dims)
+    return sizes[True] > sizes[False]
 
 
 def _declared(value: Any) -> dict[str, Any]:

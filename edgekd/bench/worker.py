@@ -30,6 +30,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ..errors import EdgekdError
 from . import clock, generation, scenarios
 
 
@@ -46,7 +47,8 @@ def main() -> int:
         try:
             _answer(answers, COMMANDS[command.pop("do")](state, **command))
         except Exception as error:  # whatever a runtime raises ends here: the parent names the thing
-            _answer(answers, {"error": f"{type(error).__name__}: {error}"})
+            kind = "" if isinstance(error, EdgekdError) else f"{type(error).__name__}: "
+            _answer(answers, {"error": f"{kind}{error}"})
             return 1
     return 0
 
