@@ -11,7 +11,7 @@ from typing import Any
 from . import __version__, run_folder
 from .plan import Plan
 from .report.formats import duration, throughput
-from .report.words import of_the_model, one_way, unusual
+from .report.words import kind_of, of_the_model, one_way, unusual
 from .run_folder import Stage
 from .targets import covers
 from .tasks import task_of
@@ -143,6 +143,8 @@ def choose(
             why = f"the only one that passed, {ms}"
         elif len(even) > 1:
             why = f"the smallest of {len(even)} that are as fast as each other, {ms}"
+        elif any(_unsure(f"{target.name}/{v}", f"{target.name}/{best}", comparisons) for v in timed):
+            why = f"the lowest median of {len(timed)} that passed, {ms}; the clock cannot tell whether it is the fastest"
         else:
             why = f"the fastest of {len(timed)} that passed, {ms}"
         return {"variant": best, "why": why, "by": "measurement"}
@@ -176,6 +178,10 @@ def _as_fast(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) -> bool:
         return False
     near = max(one["ratio"], other["ratio"]) <= (1 + SAME) * min(one["ratio"], other["ratio"])
     return bool(near or (one["low"] <= other["high"] and other["low"] <= one["high"]))
+
+
+def _unsure(a: str, b: str, comparisons: Sequence[Mapping[str, Any]]) -> bool:
+    return any({c["control"], c["candidate"]} == {a, b} and kind_of(c) == "unsure" for c in comparisons)
 
 
 def _slower(candidate: str, control: str, comparisons: Sequence[Mapping[str, Any]]) -> bool:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from .report.formats import DASH, Metric, duration, size
-from .report.words import STATUS, gain, one_way, shipped_bytes, short, status, stored, targets, unusual, weights_alone
+from .report.words import STATUS, gain, kind_of, one_way, shipped_bytes, short, status, stored, targets, unusual, weights_alone
 from .tables import Fitting
 
 COLOURS = {"passed": "green", "failed": "red", "not_verified": "yellow"}
@@ -130,7 +130,7 @@ def _slower(comparison: Mapping[str, Any]) -> str:
 
 def _stored(manifest: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say once, for all variants with quantized weights alone that are no faster, why; by how much the slower ones are."""
-    slow = [c for c in comparisons if "faster than" not in c["verdict"]]
+    slow = [c for c in comparisons if kind_of(c) in ("same", "bad")]
     if not slow:
         return []
     names = list(dict.fromkeys(short(c["candidate"]) for c in slow))

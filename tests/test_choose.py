@@ -184,3 +184,15 @@ def test_without_latency_the_first_way_decides_by_what_all_streams_do(plan):
     assert made["why"].endswith("1,000 a second, 2 at once")
     measured[1]["throughput_per_s"] = 2000.0  # each call is longer, and more of them end
     assert choose(TARGET, plan, verdicts(full="passed", small="passed"), measured, [])["variant"] == "small"
+
+
+@pytest.mark.parametrize(
+    "said", ["cannot tell small from full (0.8-1.3): too much disturbed the clock", "too few blocks to compare"]
+)
+def test_what_the_clock_cannot_tell_is_not_called_the_fastest(plan, said):
+    made = choose(TARGET, plan, verdicts(full="passed", small="passed"), timed(full=0.002, small=0.003), compared(said))
+    assert made["variant"] == "full"
+    assert (
+        made["why"]
+        == "the lowest median of 2 that passed, 2.00\u202fms a call; the clock cannot tell whether it is the fastest"
+    )

@@ -141,7 +141,7 @@ def _judged(
         return f"{name[control]} is the fastest", "good", by[:1].upper() + by[1:], control
     open_ = [c for c in against if kinds[c["candidate"]] == "unsure"]
     return (
-        "Too few blocks to tell" if any(c["low"] is None for c in open_) else "No verdict",
+        "Too few blocks to tell" if any(c["low"] is None for c in open_) else "Cannot tell",
         "unsure",
         " ".join(dict.fromkeys(_unsure(cell, c) for c in open_)),
         None,
@@ -151,7 +151,8 @@ def _judged(
 def _unsure(cell: Cell, c: Told) -> str:
     """Say why a comparison says nothing."""
     if c["low"] is not None and c["high"] is not None:
-        return f"The ratio lies between {times(c['low'])} and {times(c['high'])} (95\u202f%), and no verdict is recorded."
+        seen = f"{times(c['ratio'])} (95\u202f%: {times(c['low'])} to {times(c['high'])})"
+        return f"The ratio is {seen}, {'too wide an interval to tell' if c['verdict'] else 'and no verdict is recorded'}."
     timed = next((m for m in cell.measurements if m["artifact"] == c["candidate"]), None)
     launches = len(((timed or {}).get("blocks") or {}).get("launches") or [])
     had = [f"{c['pairs']} pair{'s' * (c['pairs'] != 1)}"] if c.get("pairs") is not None else []
@@ -220,7 +221,7 @@ def facts(m: Told) -> list[tuple[str, str, str]]:
 
 def _said(verdict: str) -> str:
     """Write a verdict as a sentence; a name that it begins with stays as it is."""
-    return sentence(verdict) if verdict.startswith(("no ", "too ")) else verdict.rstrip(".") + "."
+    return sentence(verdict) if verdict.startswith(("no ", "too ", "cannot ")) else verdict.rstrip(".") + "."
 
 
 def _between(warm: Told) -> str:

@@ -148,7 +148,7 @@ def comparison_cards(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def why(manifest: Manifest, comparison: Mapping[str, Any]) -> list[str]:
     """Return the sentences that say why a candidate is no faster than its control."""
     name, said = short(comparison["candidate"]), []
-    if weights_alone(manifest, name) and "faster than" not in comparison["verdict"]:
+    if weights_alone(manifest, name) and kind_of(comparison) in ("same", "bad"):
         said.append(f"Stored in {stored(manifest, [name])}, computed in float32: {gain(manifest, [comparison])}.")
     if comparison["why"] and not (said and "SLOWER" not in comparison["verdict"]):
         said.append(sentence(comparison["why"]))

@@ -84,11 +84,11 @@ def sentence(words: str) -> str:
 def kind_of(comparison: Mapping[str, Any]) -> str:
     """Read a comparison's verdict: the candidate is faster (good), slower (bad), no different (same), or nobody knows (unsure)."""
     said = comparison.get("verdict") or ""
-    if "SLOWER" in said:
-        return "bad"
-    if "faster" in said:
-        return "good"
-    return "same" if "no difference" in said else "unsure"
+    if said.startswith("no difference"):
+        return "same"
+    if said.startswith(("cannot tell", "too few")):  # before what names may hold
+        return "unsure"
+    return "bad" if " SLOWER than " in said else "good" if " faster than " in said else "unsure"
 
 
 def of_the_model(path: str) -> bool:

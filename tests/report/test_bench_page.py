@@ -712,5 +712,13 @@ def test_why_a_comparison_says_nothing(tmp_path: Path):
     assert f"{needs}; there was 1 pair in 1 launch." in text({**few, "pairs": 1}, launches=[1])
     lost = {**comparison("int8", 1.2, 1.1, 1.3), "verdict": None}
     found = text(lost)
-    assert "No verdict The ratio lies between 1.10× and 1.30× (95 %), and no verdict is recorded." in found
+    assert "Cannot tell The ratio is 1.20× (95 %: 1.10× to 1.30×), and no verdict is recorded." in found
     assert "6 pairs" not in found
+    wide = "cannot tell faster-net from fp32 (0.80-1.30): too much disturbed the clock"
+    found = text({**comparison("int8", 1.02, 0.8, 1.3), "verdict": wide})
+    assert "Cannot tell The ratio is 1.02× (95 %: 0.80× to 1.30×), too wide an interval to tell." in found
+    assert "Cannot tell faster-net from fp32 (0.80-1.30): too much disturbed the clock." in found
+    found = text(
+        {**comparison("int8", 1.0, 0.99, 1.01), "verdict": "no difference seen between faster-net and fp32 (0.99-1.01)"}
+    )
+    assert "No difference seen Between" in found, "the name does not say it"
