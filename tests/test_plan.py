@@ -102,12 +102,12 @@ def test_an_option_that_would_do_nothing_is_refused(planned, setting, says):
 
 def test_threads_are_counted_here_unless_every_target_has_a_device(planned, monkeypatch):
     monkeypatch.setattr("edgekd.host.usable_cores", lambda: 2)
-    names = [target.name for target in planned().targets]
-    threads, devices = "bench.threads=9", [f"bench.devices.{name}=ssh://board" for name in names]
-    for settings in ([], devices[:-1]):
+    both, threads = "targets=[onnxruntime-cpu,x86-64]", "bench.threads=9"
+    devices = [f"bench.devices.{name}=ssh://board" for name in ("onnxruntime-cpu", "x86-64")]
+    for settings in ([], devices[:1]):
         with pytest.raises(BadInput, match=r"bench\.threads: 9 on a machine with 2 cores"):
-            planned(threads, *settings)
-    planned(threads, *devices)
+            planned(both, threads, *settings)
+    planned(both, threads, *devices)
 
 
 def test_a_recipe_that_a_manifest_has_written_out_gives_the_same_plan(planned, tmp_path):

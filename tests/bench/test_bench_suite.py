@@ -297,7 +297,12 @@ def test_a_device_lost_midway_keeps_what_comes_later(fakes: Any, things: tuple[T
     there = files(out)
     with pytest.raises(Missing, match=r"^one: the connection was lost$"):  # nothing of the device as it is now
         suite.run(suite.Suite(things, ("one",), (first, second)), out, resume=True)
-    assert files(out) == there, "nor is anything removed before it is measured again"
+    make("two", {"a": 1e-3, "b": 2e-3})
+    with pytest.raises(Missing):
+        suite.run(suite.Suite(things, ("one", "two"), (first, second)), out, resume=True)
+    told = json.loads((out / "bench.json").read_text())
+    assert {m["device"] for m in told["measurements"]} == {"two"}
+    assert files(out) > there, "nor is anything removed before it is measured again"
 
 
 def test_of_what_failed_only_that_is_tried_again(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
@@ -311,7 +316,7 @@ def test_of_what_failed_only_that_is_tried_again(fakes: Any, things: tuple[Thing
     assert log == ["one single-stream 1 a b", "one single-stream 1 a", "one left", "one single-stream 1 a b", "one left"]
     assert [m["artifact"] for m in told["measurements"]] == ["a"]
     make("one", Missing("one: away"))
-    with pytest.raises(Missing):
+    with pytest.raises(Missing, match="What was measured is in"):
         suite.run(asked, tmp_path / "out", resume=True)
     assert [m["artifact"] for m in json.loads((tmp_path / "out" / "bench.json").read_text())["measurements"]] == ["a"]
     make("one", {"a": 1e-3, "b": 1e-3})
@@ -332,11 +337,13 @@ def test_too_many_threads_for_one_device_stop_no_other(fakes: Any, things: tuple
     make, _ = fakes
     make("one", {"a": 1e-3, "b": 1e-3}).host["cores"] = 1
     make("two", {"a": 1e-3, "b": 1e-3})
-    with pytest.raises(BadInput, match=r"bench\.threads: 8 threads on 1 usable cores"):
-        suite.run(suite.Suite(things, ("one", "two"), (Bench(**{**QUICK, "threads": 8}),)), tmp_path / "out")
+    make("busy", BadInput("device browser://:80: another program has that port"))
+    settings = (Bench(**{**QUICK, "threads": 8}), Bench(**QUICK))
+    with pytest.raises(BadInput, match=r"another program has that port\nbench\.threads: 8 threads on 1 usable cores"):
+        suite.run(suite.Suite(things, ("busy", "one", "two"), settings), tmp_path / "out")
     told = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert [m["device"] for m in told["measurements"]] == ["two", "two"]
-    assert told["skipped"][0]["device"] == "one"
+    assert [(m["device"], m["threads"]) for m in told["measurements"][::2]] == [("one", 1), ("two", 8), ("two", 1)]
+    assert [s["device"] for s in told["skipped"]] == ["busy", "one"]
 
 
 CHANGES = {
