@@ -1,6 +1,7 @@
 """The backends of a kit: on a device, this is edgekd.backends. Loads a file with a runtime that is installed there, and runs it.
 
-ONNX Runtime as edgekd/backends/onnxruntime.py has it; the other runtimes by the parts of check.py, which lie beside this file
+ONNX Runtime as edgekd/backends/onnxruntime.py has it, written once more: that one needs onnx, Python 3.11 and a runtime that tells
+who takes which node, and a device must need none of these; a test holds their outputs against each other. The other runtimes by the parts of check.py, which lie beside this file
 there. numpy and the standard library alone, Python 3.8 and up.
 """
 

@@ -23,7 +23,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-ARCHIVE = Path(__file__).parent
+ARCHIVE = Path(os.path.abspath(__file__)).parent
+"""This file. Before Python 3.9 `__file__` is as it was typed, and means nothing once another folder is the current one."""
 MISSING = 4
 """Exit code when something has to be installed first; 1 when nothing could be timed, 2 for a wrong command."""
 
@@ -32,6 +33,7 @@ def main() -> int:
     """Parse the command line, time, write; return the exit code."""
     with zipfile.ZipFile(str(ARCHIVE)) as archive:
         plan = json.loads(archive.read("plan.json").decode("utf-8"))
+    sys.path[0] = str(ARCHIVE)  # as __file__: what is imported later comes from here too
     labels = [one["label"] for one in plan["things"]]
     parser = argparse.ArgumentParser(description=__doc__, epilog="In this file: " + ", ".join(labels))
     host = "".join(c if c.isalnum() or c in "-_." else "-" for c in platform.node()) or "device"
@@ -50,18 +52,20 @@ def main() -> int:
     except ImportError:
         print(f"numpy is not installed: {sys.executable} -m pip install numpy", file=sys.stderr)
         return MISSING
+    from edgekd.errors import BadInput
+
     folder = Path(tempfile.mkdtemp(prefix="edgekd-"))
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(os.chdir, os.getcwd())
             os.chdir(str(folder))  # workers start here, where nothing hides edgekd
             os.environ["TMPDIR"] = tempfile.mkdtemp(dir=str(folder))  # ONNX Runtime leaves a file there
-            os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(ARCHIVE.resolve()), os.environ.get("PYTHONPATH")) if p)
+            os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (str(ARCHIVE), os.environ.get("PYTHONPATH")) if p)
             record = timed(plan, folder)
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is written", file=sys.stderr)
         return 130
-    except Damaged as error:
+    except (Damaged, BadInput) as error:
         print(error, file=sys.stderr)
         return 2
     finally:
@@ -83,10 +87,11 @@ def timed(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     from edgekd.bench import environment, rates, schedule
     from edgekd.bench.agent import here
     from edgekd.bench.process import Worker, WorkerDied
+    from edgekd.bench.threads import threads_on
 
-    unpack(plan, folder)
     host, reasons = environment.describe(), [lacks(one["backend"]) for one in plan["things"]]
-    threads = threads_of(plan["threads"], host)
+    threads = threads_on(host, plan["threads"])
+    unpack(plan, folder)
     cells = []  # type: list[dict[str, Any]]
     record = {
         "schema": plan["schema"],
@@ -172,11 +177,6 @@ def lacks(backend: str) -> str | None:
 
     wanted = [DISTRIBUTIONS[name][0] for name in RUNTIMES[backend] if version(name, DISTRIBUTIONS[name]) is None]
     return f"{sys.executable} -m pip install {' '.join(wanted)}" if wanted else None
-
-
-def threads_of(asked: int | None, host: dict[str, Any]) -> int:
-    """Return how many threads the runtime gets, as bench/timing.py has it."""
-    return int(asked or host.get("physical_cores") or host["cores"])
 
 
 def sealed(record: dict[str, Any]) -> str:

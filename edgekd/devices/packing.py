@@ -16,7 +16,7 @@ from ..bench.things import parts
 from ..errors import BadInput, first_line
 from . import kit_backends
 
-ROOTS = ("edgekd.bench.agent", "edgekd.bench.worker", "edgekd.bench.rates")
+ROOTS = ("edgekd.bench.agent", "edgekd.bench.worker", "edgekd.bench.rates", "edgekd.bench.threads")
 """Started on a device; they travel with every module that they import."""
 
 STAY = ("edgekd.backends", "edgekd.targets")

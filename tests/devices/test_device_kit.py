@@ -18,14 +18,14 @@ import onnx
 import pytest
 
 from edgekd.backends import onnxruntime as full
-from edgekd.bench import kits, suite
+from edgekd.bench import cost, kit_reading, kits, suite, threads
 from edgekd.bench.things import Thing, thing_from
 from edgekd.bench.timing import Known, know
 from edgekd.devices import kit_backends, kit_main, packing
 from edgekd.errors import BadInput
 from edgekd.recipe import Bench
 
-QUICK = Bench(min_seconds=0.1, min_count=20, interval=0.9, max_seconds=5, threads=1, streams=(2,), roofline=False)
+QUICK = Bench(min_seconds=0.1, min_count=20, interval=0.9, max_seconds=5, launches=1, threads=1, streams=(2,), roofline=False)
 
 
 def start(kit: Path, folder: Path, *arguments: str, python: str = sys.executable, **around: str) -> subprocess.Popen:
@@ -228,35 +228,159 @@ def told(record) -> dict:
     return record["cells"][0]["told"]["timed"][0]
 
 
+def block(record) -> dict:
+    return told(record)["blocks"][0]
+
+
+def cell(record) -> dict:
+    return record["plan"]["cells"][0]
+
+
+def one_long(record) -> None:
+    """Make many blocks of one call and one of many: filled up, they would be a hundred thousand times the file."""
+    for number, one in enumerate(told(record)["blocks"]):
+        one["nanoseconds"] = [5] * (1000 if not number else 1)
+
+
+def sustained(record, blocks: int) -> None:
+    cell(record)["scenario"] = "sustained"
+    for one in record["cells"][0]["told"]["timed"]:
+        one["stopped_by"] = "minutes"
+        one["blocks"] = one["blocks"][:blocks]
+
+
+def rated(**wrong) -> dict:
+    """Return rates as rates.measure tells them, with what is wrong in them."""
+    right = {
+        "threads": 1,
+        "float32_flops": 1e9,
+        "runtime_float32_flops": None,
+        "runtime_int8_ops": None,
+        "last_level_bytes": None,
+    }
+    return {**right, "bandwidth": [[32768, 1e9]], "load_average": 0.0, **wrong}
+
+
+TIMED = "cells[0].told.timed[0]"
 EDITS = {
-    "faster": lambda r: told(r)["blocks"][0]["nanoseconds"].__setitem__(0, -5),
-    "words": lambda r: told(r)["blocks"][0].update(wall="long"),
-    "fractions": lambda r: told(r)["blocks"][0]["nanoseconds"].__setitem__(0, 1.5),
-    "yes": lambda r: told(r)["blocks"][0]["nanoseconds"].__setitem__(0, True),
-    "huge": lambda r: told(r)["blocks"][0]["nanoseconds"].__setitem__(0, 10**400),
-    "no blocks": lambda r: told(r).update(blocks=[]),
-    "another thing": lambda r: told(r).update(label="else"),
-    "no load": lambda r: told(r).pop("load_s"),
-    "negative load": lambda r: told(r).update(load_s=-1.0),
-    "no such cell": lambda r: r["cells"][0].update(place=7),
-    "from the end": lambda r: r["cells"][0].update(place=-1),
-    "no hash": lambda r: r["plan"]["things"][0].update(digest="../../etc"),
-    "escape": lambda r: r.update(name="\x1b[2J"),
-    "settings": lambda r: r["plan"]["settings"].update(min_count=-3),
-    "no plan": lambda r: r.update(plan=[]),
-    "cells": lambda r: r.update(cells={"a": 1}),
-}
+    "faster": (f"{TIMED}.blocks[0].nanoseconds[0]", lambda r: block(r)["nanoseconds"].__setitem__(0, -5)),
+    "words": (f"{TIMED}.blocks[0].wall", lambda r: block(r).update(wall="long")),
+    "fractions": (f"{TIMED}.blocks[0].nanoseconds[0]", lambda r: block(r)["nanoseconds"].__setitem__(0, 1.5)),
+    "yes": (f"{TIMED}.blocks[0].nanoseconds[0]", lambda r: block(r)["nanoseconds"].__setitem__(0, True)),
+    "huge": (f"{TIMED}.blocks[0].nanoseconds[0]", lambda r: block(r)["nanoseconds"].__setitem__(0, 10**400)),
+    "ragged": (f"{TIMED}.blocks[1].nanoseconds", lambda r: told(r)["blocks"][1]["nanoseconds"].append(5)),
+    "one long": (f"{TIMED}.blocks[1].nanoseconds", one_long),
+    "no launch": (f"{TIMED}.blocks[0].launch", lambda r: block(r).pop("launch")),
+    "launch": (f"{TIMED}.blocks[0].launch", lambda r: block(r).update(launch=False)),
+    "calls": (f"{TIMED}.calls", lambda r: told(r).update(calls="many")),
+    "settle": (f"{TIMED}.settle", lambda r: told(r).update(settle=-1)),
+    "no stopped_by": (f"{TIMED}.stopped_by", lambda r: told(r).pop("stopped_by")),
+    "stopped_by": (f"{TIMED}.stopped_by", lambda r: told(r).update(stopped_by="\x1b[2J")),
+    "other stopped_by": (f"{TIMED}.stopped_by", lambda r: told(r).update(stopped_by="minutes")),
+    "one sustained block": (f"{TIMED}.blocks", lambda r: sustained(r, 1)),
+    "no finished": ("cells[1].told.timed[0].blocks[0].finished", lambda r: r["cells"][1]["told"]["timed"][0]["blocks"][0].pop("finished")),
+    "back in time": (f"{TIMED}.blocks[1].at", lambda r: told(r)["blocks"][1].update(at=block(r)["at"] - 1)),
+    "some joules": (f"{TIMED}.blocks[0].joules", lambda r: block(r).update(joules=-1.0)),
+    "joules of one": (f"{TIMED}.blocks[1].joules", lambda r: told(r)["blocks"][1].update(joules=None if block(r)["joules"] is not None else 1.0)),
+    "marks": (f"{TIMED}.blocks[0].marks", lambda r: block(r).update(marks=[1])),
+    "marks of one": (f"{TIMED}.blocks[1].marks", lambda r: told(r)["blocks"][1].update(marks={"a": [1]})),
+    "short marks": (f"{TIMED}.blocks[0].marks", lambda r: [one.update(marks={"a": [1]}) for one in told(r)["blocks"]]),
+    "tokens": (f"{TIMED}.blocks[0].marks", lambda r: [one.update(marks={"tokens": [[1]] * len(one["nanoseconds"])}) for one in told(r)["blocks"]]),
+    "no tokens": (f"{TIMED}.blocks[0].marks", lambda r: r["plan"]["things"][0].update(scenario="generation")),
+    "no blocks": (f"{TIMED}.blocks", lambda r: told(r).update(blocks=[])),
+    "another thing": ("cells[0].told.timed", lambda r: told(r).update(label="else")),
+    "no load": (f"{TIMED}.load_s", lambda r: told(r).pop("load_s")),
+    "negative load": (f"{TIMED}.load_s", lambda r: told(r).update(load_s=-1.0)),
+    "providers": (f"{TIMED}.providers", lambda r: told(r).update(providers=["CPU"])),
+    "energy": ("cells[0].told.energy", lambda r: r["cells"][0]["told"].update(energy=[])),
+    "notes": ("cells[0].told.around.notes[0]", lambda r: r["cells"][0]["told"]["around"].update(notes=["\x1b]0;x\x07"])),
+    "around": ("cells[0].told.around", lambda r: r["cells"][0]["told"]["around"].update(more={"a": ["\x00"]})),
+    "watched": ("cells[0].told.watched[0]", lambda r: r["cells"][0]["told"].update(watched=[5])),
+    "neither": ("cells[0]", lambda r: r["cells"][0].pop("told")),
+    "error": ("cells[0].error", lambda r: (r["cells"][0].pop("told"), r["cells"][0].update(error=["no"]))),
+    "reason": ("skipped[0].reason", lambda r: r["skipped"][0].update(reason=5)),
+    "no such cell": ("cells[0].place", lambda r: r["cells"][0].update(place=7)),
+    "from the end": ("cells[0].place", lambda r: r["cells"][0].update(place=-1)),
+    "twice": ("cells", lambda r: r["cells"].append(r["cells"][0])),
+    "no such thing": ("cells[0].things", lambda r: r["cells"][0].update(things=[0, 9])),
+    "a path": ("plan.cells[0].batch", lambda r: cell(r).update(batch="/../../../evil")),
+    "a large batch": ("plan.cells[0].batch", lambda r: cell(r).update(batch=10**30)),
+    "a true batch": ("plan.cells[0].batch", lambda r: cell(r).update(batch=True)),
+    "streams": ("plan.cells[0].streams", lambda r: cell(r).update(streams="/../x")),
+    "one stream": ("plan.cells[0].streams", lambda r: cell(r).update(streams=1)),
+    "scenario": ("plan.cells[0].scenario", lambda r: cell(r).update(scenario="\x1b[2J")),
+    "scenario of a thing": ("plan.things[0].scenario", lambda r: r["plan"]["things"][0].update(scenario="else")),
+    "costs": ("plan.cells[0].costs[0]", lambda r: cell(r).update(costs=["much", None, None])),
+    "few costs": ("plan.cells[0].costs", lambda r: cell(r).update(costs=[None])),
+    "no hash": ("plan.things[0].digest", lambda r: r["plan"]["things"][0].update(digest="../../etc")),
+    "backend": ("plan.things[0].backend", lambda r: r["plan"]["things"][0].update(backend="os")),
+    "one label": ("plan.things", lambda r: r["plan"]["things"][0].update(label="wide")),
+    "facts": ("plan.things[0].facts.nodes", lambda r: r["plan"]["things"][0]["facts"].update(nodes="x")),
+    "rates": ("rates", lambda r: r.update(rates=[1])),
+    "no bandwidth": ("rates.bandwidth", lambda r: r.update(rates=rated(bandwidth=[]))),
+    "no speed": ("rates.float32_flops", lambda r: r.update(rates=rated(float32_flops=0))),
+    "words of rates": ("rates.float32_flops", lambda r: r.update(rates=rated(float32_flops="fast"))),
+    "packages": ("host.packages", lambda r: r["host"].update(packages=["numpy"])),
+    "flags": ("host.flags[0]", lambda r: r["host"].update(flags=["\x1b"])),
+    "cores": ("host.cores", lambda r: r["host"].update(cores="two")),
+    "more of the host": ("host.more", lambda r: r["host"].update(more="\x07")),
+    "threads": ("threads", lambda r: r.update(threads=0)),
+    "escape": ("name", lambda r: r.update(name="\x1b[2J")),
+    "settings": ("plan.settings.min_count", lambda r: r["plan"]["settings"].update(min_count=-3)),
+    "no plan": ("plan", lambda r: r.update(plan=[])),
+    "cells": ("cells", lambda r: r.update(cells={"a": 1})),
+    "an odd key": (f"{TIMED}.providers.?_2J", lambda r: told(r).update(providers={"\x1b_2J": 1})),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_nonsense_is_refused(carried, tmp_path, edit):
-    """A record whose hash fits and whose content cannot be is refused with one line."""
+    """A record whose hash fits and whose content cannot be is refused with one line that names the file and the key."""
+    key, change = EDITS[edit]
     file = tmp_path / "made.json"
-    file.write_text(resealed(carried[1], EDITS[edit]))
+    file.write_text(resealed(carried[1], change))
     with pytest.raises(BadInput, match="not what a kit writes") as caught:
         kits.read(file)
-    assert "\n" not in str(caught.value)
-    assert "\x1b" not in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: not what a kit writes ({key}")
+    assert str(caught.value).isprintable()
+
+
+def test_a_sustained_record(carried, tmp_path):
+    """A sustained run of a few blocks is one: nothing else is wrong with what the edits above begin from."""
+    file = tmp_path / "made.json"
+    file.write_text(resealed(carried[1], lambda r: (sustained(r, 4), r.update(rates=rated()))))
+    (measurements, comparisons), _ = [made(tmp_path, "imported: x") for made in kits.read(file).cells.values()]
+    assert measurements[0]["sustained"]["first_per_s"] > 0
+    assert comparisons == []
+
+
+def test_numbers_that_make_no_sense_together(carried, tmp_path, monkeypatch):
+    """Whatever goes wrong where measurements are made of a record, the file is named, also where a suite takes it in."""
+    brought = kits.read(carried[1])
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr(kit_reading, "outcome", fails)
+    with pytest.raises(BadInput, match=r"not what a kit writes \(float division by zero") as caught:
+        suite.run(suite.Suite((), ()), tmp_path / "out", brought=[brought])
+    assert str(carried[1]) in str(caught.value)
+    monkeypatch.setattr(kit_reading, "outcome", lambda *_, **__: ([{"warm": float("nan")}], []))
+    with pytest.raises(BadInput, match="not what a kit writes"):
+        next(iter(brought.cells.values()))(tmp_path, "imported: x")
+
+
+def test_what_a_runtime_printed_is_shown_plain(carried, tmp_path):
+    """Colours and control characters of a runtime's messages are taken out, and the rest is kept; a record is not refused for them."""
+
+    def change(record):
+        record["cells"][0].pop("told")
+        record["cells"][0]["error"] = "small: failed\n  \x1b[1;31mno kernel\x1b[m\x07 \u202ehere"
+        record["skipped"][0]["reason"] = "\x1b[2Jnot here"
+
+    file = tmp_path / "made.json"
+    file.write_text(resealed(carried[1], change))
+    assert [one["reason"] for one in kits.read(file).skipped] == ["not here", *["small: failed\n  no kernel   here"] * 2]
 
 
 def test_damaged_edited_foreign_records(carried, tmp_path):
@@ -273,7 +397,8 @@ def test_damaged_edited_foreign_records(carried, tmp_path):
         ("\x00\x01", "cut off"),
         ("[" * 100_000, "cut off"),
         (text.replace('"load_s": ', '"load_s": NaN, "x": ', 1), "NaN is no number"),
-        (json.dumps({**record, "schema": 2}), "whose format is another"),
+        (json.dumps({**record, "schema": 1, "edgekd": "\x1b[2J"}), "whose format is another; make the kit anew"),
+        (json.dumps({**record, "schema": 3}), "whose format is another"),
     ]:
         file.write_text(content)
         with pytest.raises(BadInput, match=said):
@@ -327,11 +452,11 @@ def test_without_numpy(carried, tmp_path):
 
 def test_interrupted(carried, tmp_path):
     """Ctrl-C while the first things are timed: nothing is written, nothing stays."""
-    known = carried[2][:2]
+    known = carried[2][:1]
     kits.write(known, replace_seconds(300), tmp_path / "long.pyz")
     process = start(tmp_path / "long.pyz", tmp_path)
     for line in process.stderr:
-        if "alternation" in line:
+        if "timing small" in line:
             break
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
@@ -365,6 +490,58 @@ def test_one_that_fails_stops_no_other(carried, tmp_path):
 
 def replace_seconds(seconds: float) -> Bench:
     return QUICK.model_copy(update={"min_seconds": seconds, "max_seconds": 2 * seconds})
+
+
+def test_started_by_a_relative_path(carried, tmp_path):
+    """Typed in its own folder, as `python3 kit.pyz`: also where __file__ is as it was typed (before Python 3.9) it finds itself."""
+    kits.write(carried[2][:1], QUICK.model_copy(update={"streams": ()}), tmp_path / "kit.pyz")
+    code, _, errors = finished(start(Path("kit.pyz"), tmp_path, "-o", "typed.json"))
+    assert code == 0, errors
+    assert len(kits.read(tmp_path / "typed.json").cells) == 1
+    program = "import os, runpy, sys; sys.argv[0] = 'kit.pyz'; sys.path.insert(0, 'kit.pyz'); source = sys.argv.pop(1)\n"
+    program += "exec(compile(open(source).read(), 'x', 'exec'), {'__name__': '__main__', '__file__': 'kit.pyz/__main__.py', '__doc__': ''})"
+    old = start(Path("-c"), tmp_path, program, kit_main.__file__, "-o", "old.json")  # as Python 3.8 does it
+    code, _, errors = finished(old)
+    assert code == 0, errors
+    assert len(kits.read(tmp_path / "old.json").cells) == 1
+
+
+def test_more_threads_than_the_device_bears(carried, tmp_path):
+    """The limit of threads is the one that other devices have; a kit that asks for more says so and times nothing."""
+    assert threads.threads_on({"cores": 4, "physical_cores": 2}, None) == 2
+    assert threads.threads_on({"cores": 4, "physical_cores": None}, None) == 4
+    assert threads.threads_on({"cores": 4}, 16) == 16
+    with pytest.raises(BadInput, match="17 threads on 4 usable cores; give at most 16"):
+        threads.threads_on({"cores": 4}, 17)
+    kits.write(carried[2][:1], QUICK.model_copy(update={"threads": 1024}), tmp_path / "kit.pyz")
+    code, _, errors = finished(start(tmp_path / "kit.pyz", tmp_path))
+    assert code == 2
+    assert "bench.threads: 1024 threads on" in errors
+    assert "Traceback" not in errors
+
+
+def test_what_is_counted_is_what_is_timed(carried, tmp_path, monkeypatch):
+    """Costs are of the shapes that are timed, also where an input of the graph is empty, as a cache before its first token."""
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [node("Concat", ["past", "x"], ["y"], axis=0)],
+        "cache",
+        [value("past", 1, [0, 4]), value("x", 1, ["batch", 4])],
+        [value("y", 1, ["all", 4])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    face = [
+        {"name": "past", "dtype": "float32", "shape": ["past", 4]},
+        {"name": "x", "dtype": "float32", "shape": ["batch", 4]},
+    ]
+    (tmp_path / "cache.onnx").write_bytes(model.SerializeToString())
+    (one,) = know([thing_from(tmp_path / "cache.onnx")])
+    one = replace(one, interfaces={"model": {"inputs": [{**face[0], "shape": ["b", "past"]}, face[1]], "outputs": []}})
+    seen: list[dict] = []
+    monkeypatch.setattr(kits, "cost", lambda file, shapes: (seen.append(shapes), cost.Cost(1, 2, 0, 0, 0, 0, 0, ()))[1])
+    settings = QUICK.model_copy(update={"roofline": True, "streams": (), "batch_sizes": (3,)})
+    kits.write([one], settings, tmp_path / "kit.pyz")
+    assert seen == [{"past": [3, 0], "x": [3, 4]}]
 
 
 def test_what_cannot_travel(carried, tmp_path):
