@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import BadInput
+from ..errors import BadInput, Missing
 from ..names import nearest
 
 if TYPE_CHECKING:
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 Tell = Callable[[float, str], None]
 
 DEVICES = {
-    "local": "edgekd.devices.local",
-    "ssh": "edgekd.devices.ssh",
-    "browser": "edgekd.devices.browser",
-    "adb": "edgekd.devices.adb",
+    "local": ("edgekd.devices.local", "local"),
+    "ssh": ("edgekd.devices.ssh", "ssh://[user@]host[:port][?python=/path/to/python3][&folder=/path]"),
+    "browser": ("edgekd.devices.browser", "browser[?provider=webgpu], browser://HOST:PORT[?provider=webgpu]"),
+    "adb": ("edgekd.devices.adb", "adb, adb://SERIAL"),
 }
-"""What comes before :// in an address -> the module that has `open_(address)` and `HELP`."""
+"""What comes before :// in an address -> (the module that has `open_(address)`, how such an address is written).
+
+That is told here, not there: a module that this system cannot import need not be imported to list the others.
+"""
 
 
 class Device(Protocol):
@@ -58,14 +61,21 @@ class Device(Protocol):
 
 
 def open_device(address: str) -> Device:
-    """Return the device of that address, not yet entered. Raises BadInput for an address of no known kind, or a wrong one."""
+    """Return the device of that address, not yet entered.
+
+    Raises BadInput for an address of no known kind, or a wrong one, and Missing where this system cannot have such a device.
+    """
     kind = re.split(r"://|\?", address, maxsplit=1)[0]
     if kind not in DEVICES:
         raise BadInput(f"device `{address}`: no such kind of device{nearest(kind, DEVICES)}; there are {', '.join(kinds())}")
-    device: Device = importlib.import_module(DEVICES[kind]).open_(address)
+    try:
+        module = importlib.import_module(DEVICES[kind][0])
+    except ImportError as error:
+        raise Missing(f"device `{address}`: a device of this kind cannot be used on this system ({error})") from None
+    device: Device = module.open_(address)
     return device
 
 
 def kinds() -> list[str]:
     """Return how addresses of each kind are written."""
-    return [importlib.import_module(module).HELP for module in DEVICES.values()]
+    return [written for _, written in DEVICES.values()]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..bench.agent import version
-from ..errors import EdgekdError
-from . import Device, adb_link, open_device
+from ..errors import EdgekdError, Missing
+from . import Device, open_device
 from .kit_backends import DISTRIBUTIONS
 
 
@@ -22,19 +22,39 @@ def probe(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:
     host: Device.describe(); runtimes: module -> version, None for one that is not installed; both empty for one that was not reached.
     Raises BadInput for an address that is none.
     """
-    devices = [open_device(address) for address in addresses or here()]
-    return [_tried(device) for device in devices]
+    opened = [(address, _opened(address)) for address in addresses or here()]
+    return [_lost(address, address, one) if isinstance(one, Missing) else _tried(one) for address, one in opened]
 
 
 def here() -> list[str]:
     """Return the addresses of devices that are found without one: this machine, a browser on it, Android devices that adb lists."""
-    found = ["local", "browser"]
+    found = []
+    for kind in ("local", "browser"):
+        with contextlib.suppress(Missing):  # of a kind that this system cannot have
+            found.append(open_device(kind).address)
+    try:
+        from . import adb_link
+    except ImportError:
+        return found
     adb = shutil.which(os.environ.get(adb_link.VARIABLE) or "adb")
     if adb:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             listed = subprocess.run([adb, "devices", "-l"], capture_output=True, text=True, timeout=20, check=False).stdout
             found += [f"adb://{serial}" for serial in adb_link.attached(listed)]
     return found
+
+
+def _opened(address: str) -> Device | Missing:
+    """Return a device, or why this system cannot have one of its kind. Raises BadInput for an address that is none."""
+    try:
+        return open_device(address)
+    except Missing as error:
+        return error
+
+
+def _lost(address: str, title: str, error: EdgekdError) -> dict[str, Any]:
+    why = str(error).removeprefix(f"{address}: ")
+    return {"address": address, "title": title, "reached": False, "why": why, "host": {}, "runtimes": {}}
 
 
 def _tried(device: Device) -> dict[str, Any]:
@@ -44,8 +64,7 @@ def _tried(device: Device) -> dict[str, Any]:
             runtimes = getattr(device, "runtimes", None)
             told = runtimes() if runtimes else _runtimes(device.address, host)
     except EdgekdError as error:
-        lost = {"reached": False, "why": str(error).removeprefix(f"{device.address}: "), "host": {}, "runtimes": {}}
-        return {"address": device.address, "title": device.title, **lost}
+        return _lost(device.address, device.title, error)
     return {"address": device.address, "title": device.title, "reached": True, "why": None, "host": host, "runtimes": told}
 
 
