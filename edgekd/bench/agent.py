@@ -3,8 +3,8 @@ library alone.
 
 python -m edgekd.bench.agent FOLDER   with FOLDER/order.json, in which paths are relative to FOLDER:
 {"do": "measure", "job": see schedule.py} -> {"progress": [share, what]}, ..., {"result": what schedule.run returns}
-{"do": "describe", "runtimes": {module: [distribution, ...]}} -> {"result": {"host": environment.describe(), "runtimes": {module:
-    version | null}}}
+{"do": "describe", "runtimes": {module: [distribution, ...]}} -> {"result": {"host": environment.describe(), "load_average": now,
+    "runtimes": {module: version | null}}}
 {"do": "rates", "threads"}                -> {"result": see rates.py}
 A failure is {"error": message, "kind": "thing" (it is the artifact's, whose "label" is told) | "device"}, and exit code 1. The end of standard input means
 that whoever gave the order is gone: everything here ends at once, and the folder with it, which is this order's alone.
@@ -60,6 +60,7 @@ def _obey(order: dict[str, Any], folder: Path, tell: Any) -> dict[str, Any]:
 
         return {
             "host": environment.describe(),
+            "load_average": environment.now()["load_average"],
             "runtimes": {module: version(module, order["runtimes"][module]) for module in order["runtimes"]},
         }
     if order["do"] == "rates":

@@ -7,7 +7,6 @@ clock runs there, raw samples come back, and nothing stays there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -21,15 +20,14 @@ from ..bench import rates as machine
 from ..bench import roofline
 from ..errors import BadInput, Missing
 from ..names import nearest
-from ..run_folder import write_text
-from . import kit_backends, packing
+from . import DEVICES, kit_backends, packing
 from .link import START, Link, Lost
 
 if TYPE_CHECKING:
     from ..bench.things import Thing
     from . import Tell
 
-HELP = "ssh://[user@]host[:port][?python=/path/to/python3][&folder=/path]"
+HELP = DEVICES["ssh"][1]
 
 VARIABLE = "EDGEKD_SSH"
 
@@ -133,6 +131,7 @@ class Ssh:
         self.title = self._address.host
         self._link: Link | None = None
         self._facts: dict[str, Any] = {}
+        self._rates: dict[int, dict[str, Any] | None] = {}
 
     def __enter__(self) -> Ssh:
         to = self._address
@@ -177,26 +176,26 @@ class Ssh:
         return link.order({"do": "measure", "job": there}, tell)
 
     def rates(self, threads: int) -> dict[str, Any] | None:
-        """Return its matrix rate and bandwidth, measured once and kept here; None where that fails."""
+        """Return its matrix rate and bandwidth, measured once, kept as roofline.rates_of keeps this machine's; None where that fails."""
+        if threads not in self._rates:
+            self._rates[threads] = self._kept_rates(threads)
+        return self._rates[threads]
+
+    def _kept_rates(self, threads: int) -> dict[str, Any] | None:
         known = self._known()
-        parts = (machine.FORMAT, self.address, known["host"].get("cpu"), known["host"].get("cores"), threads, known["runtimes"])
+        cores = known["host"].get("cores") or 1
+        parts = (machine.FORMAT, self.address, known["host"].get("cpu"), cores, threads, known["runtimes"])
         key, file = json.dumps(parts), roofline.cache_file().with_name("rates-of-devices.json")
-        kept: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            kept = dict(json.loads(file.read_text(encoding="utf-8")))
-        if isinstance(kept.get(key), dict):
-            return kept[key]
+        kept = roofline._read(file).get(key)
+        if roofline._whole(kept, threads) and (_busy(known["load_average"], cores) or not _busy(kept["load_average"], cores)):
+            return kept
         try:
             made = self._entered().order({"do": "rates", "threads": threads})
         except Lost:
             raise
         except Missing:
             return None
-        load = made.get("load_average")
-        if load is None or load <= 0.5 * (known["host"].get("cores") or 1):  # a busy machine seems slower than it is
-            with contextlib.suppress(OSError):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_text(file, json.dumps({**kept, key: made}, indent=1))
+        roofline._write(file, {**roofline._read(file), key: made})
         return made
 
     def _known(self) -> dict[str, Any]:
@@ -216,6 +215,10 @@ class Ssh:
     def _entered(self) -> Link:
         assert self._link is not None, "a device is entered before it is used"
         return self._link
+
+
+def _busy(load: float | None, cores: int) -> bool:
+    return load is not None and load > 0.5 * cores
 
 
 def open_(address: str) -> Ssh:

