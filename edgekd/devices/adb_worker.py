@@ -90,7 +90,8 @@ class PerfWorker(Asked):
         created = re.search(r"Session creation time cost: (\S+) s", printed)
         first = re.search(r"First inference time cost: (\d+) ms", printed)
         if not created or not first:
-            raise WorkerDied(f"{self.label}: {TOOL} did not say how long it loaded; use that of ONNX Runtime 1.17 or later")
+            said = f"{TOOL} did not say how long it loaded; use that of ONNX Runtime 1.17 or later"
+            raise WorkerDied(f"{self.label}: {said}", self.label)
         self._first = int(first[1]) / 1000
         return {"seconds": float(created[1]), "providers": {}}
 
@@ -126,7 +127,7 @@ class PerfWorker(Asked):
         try:
             status, printed = self._link.shell(command, patience)
         except subprocess.TimeoutExpired:
-            raise WorkerDied(f"{self.label}: {TOOL} did not end within {patience:.0f} s") from None
+            raise WorkerDied(f"{self.label}: {TOOL} did not end within {patience:.0f} s", self.label) from None
         lines = re.findall(r"^.*?,([\d.e+-]+),(\d+),-?\d+,\d+$", printed, re.MULTILINE)
         if status or len(lines) != count:
             raise self._failed(status, printed)
@@ -141,4 +142,4 @@ class PerfWorker(Asked):
             return Missing(
                 f"{TOOL} was built without its options; use that of ONNX Runtime 1.23 or later, or before 1.22\n{said}"
             )
-        return WorkerDied(f"{self.label}: {TOOL} failed (exit status {status})\n{said}")
+        return WorkerDied(f"{self.label}: {TOOL} failed (exit status {status})\n{said}", self.label)

@@ -189,8 +189,9 @@ def test_a_model_that_fails_there_names_the_thing(device, tmp_path):
     onnx.save(node, broken.file)
     with pytest.raises(
         WorkerDied, match=r"(?s)BROKEN: onnxruntime_perf_test failed \(exit status 255\).*Protobuf parsing failed"
-    ):
+    ) as died:
         measure([fine, broken], QUICK, tmp_path / "bench", device=adb.open_("adb"))
+    assert died.value.label == "BROKEN"
 
 
 @pytest.mark.parametrize(

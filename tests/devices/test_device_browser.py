@@ -299,8 +299,9 @@ def test_a_page_that_cannot_load_the_file_names_the_thing(tmp_path, nothing_left
     source.enter()
     with source.page("odd", 1) as worker:
         worker.ask(do="start", backend="onnxruntime")
-        with pytest.raises(WorkerDied, match=r"odd: the page that timed it failed\n.*NoSuchOperator"):
+        with pytest.raises(WorkerDied, match=r"odd: the page that timed it failed\n.*NoSuchOperator") as died:
             worker.ask(do="load", files={"model": str(tmp_path / "odd.onnx")}, target=None, threads=1, copies=1)
+    assert died.value.label == "odd"
 
 
 @contextlib.contextmanager
