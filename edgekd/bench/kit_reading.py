@@ -16,7 +16,7 @@ from ..errors import BadInput
 from ..recipe import Bench
 from . import roofline
 from .cost import Cost, NodeCost
-from .kit_record import Wrong, check
+from .kit_check import Wrong, check
 from .things import GraphFacts, Thing
 from .timing import Cell, Comparison, Known, Measurement, Where, outcome
 

@@ -4,7 +4,7 @@
 {"schema", "edgekd", "plan": what was to be timed, "name": of the machine, "when", "host": environment.describe(), "threads", "rates",
 "skipped": [{"label", "reason"}], "cells": [{"place": in the plan, "things": [index in the plan], "told": what schedule.run returned |
 "error"}], "sha256": of all else}. That hash finds what was damaged or edited; it is no signature. kit_reading.py takes it in,
-kit_record.py says what is believed.
+kit_check.py says what is believed.
 """
 
 from __future__ import annotations
