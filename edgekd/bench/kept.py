@@ -145,7 +145,7 @@ class Kept:
         dropped = {name for key, cell in left.items() if key not in stay for name in _samples(cell)}
         needed = _samples(told).union(*(_samples(cell) for key, cell in left.items() if key in stay))
         for name in (earlier | dropped) - needed:
-            if name == Path(name).name and name.endswith(".npy"):
+            if name == Path(name).name and name.endswith((".npy", ".npz")):
                 (self.folder / name).unlink(missing_ok=True)
         for file in (self.folder / "cells").glob("*.json"):
             if file.stem not in stay:
@@ -160,7 +160,8 @@ class Kept:
     def _add(self, key: str, told: dict[str, Any], measurements: list[Any], comparisons: list[Any]) -> None:
         for one in measurements:  # samples get names of their own
             for kind in KINDS:
-                name = f"{one[kind].removesuffix('.npy')}-{key[:8]}.npy"
+                made = Path(one[kind])
+                name = f"{made.stem}-{key[:8]}{made.suffix}"
                 (self.scratch / one[kind]).replace(self.folder / name)
                 one[kind] = name
         self.cells[key] = {**told, "measurements": measurements, "comparisons": comparisons}

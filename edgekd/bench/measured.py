@@ -27,8 +27,7 @@ def measured(
     """
     blocks: Sequence[Mapping[str, Any]] = one["blocks"]
     walls = np.array([block["wall"] / 1e9 for block in blocks])
-    # of streams, a call across a block's edge counts by its part inside
-    counts = np.array([block.get("finished", len(block["nanoseconds"])) for block in blocks], dtype=np.float64)
+    counts = calls_of(blocks)
     marks = _marks(blocks)
     launches = [block["launch"] for block in blocks]
     lasting = one["stopped_by"] == "minutes"
@@ -38,7 +37,7 @@ def measured(
         "first_call_s": one["first_call_s"],
         "warm_up": one["warm_up"],
         "warm": statistics.summary(samples, launches),
-        "throughput_per_s": float(counts.sum() * batch / (walls.sum() if streams else samples.sum())),
+        "throughput_per_s": float(counts.sum() * batch / walls.sum() if streams else samples.size * batch / samples.sum()),
         "peak_memory_bytes": one["peak_memory_bytes"],
         "peak_memory_above_runtime_bytes": one["peak_memory_above_runtime_bytes"],
         "blocks": {
@@ -64,6 +63,14 @@ def measured(
     return made
 
 
+def calls_of(blocks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return how many calls each block holds, (blocks,): of streams, one across an edge counts by its part inside; in a browser a
+    sample may be the mean of several.
+    """
+    counted = (block.get("finished", block.get("calls", len(block["nanoseconds"]))) for block in blocks)
+    return np.array(list(counted), dtype=np.float64)
+
+
 def _sustained(begins: np.ndarray, per_s: np.ndarray, watched: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Analyse a sustained run; what was watched beside it stands in `temperature_c` and `frequency_mhz`, [[seconds, value], ...]."""
     told = sustained.analyse(begins, per_s, watched)
@@ -84,7 +91,6 @@ def _energy(one: Mapping[str, Any], meter: Mapping[str, Any]) -> dict[str, Any]:
     known = [block["joules"] for block in blocks]
     if any(joules is None for joules in known):
         return {"joules_per_call": None, "watts": None, **meter}
-    counted = sum(block.get("finished", len(block["nanoseconds"])) for block in blocks)
-    calls = counted * (one["calls"] + one["settle"]) / one["calls"]
+    calls = calls_of(blocks).sum() * (one["calls"] + one["settle"]) / one["calls"]
     seconds = sum(block["metered_s"] for block in blocks)
     return {"joules_per_call": sum(known) / calls, "watts": sum(known) / seconds, **meter}

@@ -10,13 +10,11 @@ from ..errors import BadInput
 from . import generation
 from .scenarios import batch_of, random_inputs
 from .things import GraphFacts, Thing, facts_of, fingerprint, interfaces
+from .threads import threads_on
 
 if TYPE_CHECKING:
     from ..devices import Device
     from ..recipe import Bench
-
-MOST_THREADS = 4
-"""Threads on each usable core at most."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +130,4 @@ def input_shapes(known: Known, graph: str, batch: int) -> dict[str, list[int]]:
 
 def threads_for(settings: Bench, host: Mapping[str, Any]) -> int:
     """Return how many threads the runtime gets on a device. BadInput for many times the cores: they would wait for each other."""
-    cores = host["cores"]
-    if settings.threads and settings.threads > MOST_THREADS * cores:
-        raise BadInput(
-            f"bench.threads: {settings.threads} threads on {cores} usable cores; give at most {MOST_THREADS * cores}, "
-            "or leave it out for one a core"
-        )
-    return int(settings.threads or host.get("physical_cores") or cores)
+    return threads_on(host, settings.threads)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import BadInput
 from .compare import compare, control_of
-from .measured import measured
+from .measured import calls_of, measured
 from .planned import Cell, Known, cannot, cells, input_shapes, know, possible, threads_for
 from .schedule import block_costs
 from .things import Thing
@@ -142,9 +142,9 @@ def outcome(
         name = f"{names[known.thing.label]}-{cell.name}"
         np.save(folder / f"{name}.npy", kept[known.thing.label], allow_pickle=False)
         begins = np.array([block["at"] for block in one["blocks"]], dtype=np.float64) / 1e9
-        np.save(folder / f"{name}-times.npy", begins - begins[0], allow_pickle=False)
+        np.savez_compressed(folder / f"{name}-times.npz", **_times(one["blocks"]))  # type: ignore[arg-type]
         described = {"artifact": known.thing.label, "device": where.address, "scenario": cell.scenario, "batch": cell.batch}
-        described |= {"threads": where.threads, "streams": cell.streams, "samples": f"{name}.npy", "times": f"{name}-times.npy"}
+        described |= {"threads": where.threads, "streams": cell.streams, "samples": f"{name}.npy", "times": f"{name}-times.npz"}
         surrounding = {**told["around"], "artifact_sha256": known.digest, "artifact_bytes": known.size}
         found = measured(
             one,
@@ -231,6 +231,26 @@ def _samples(blocks: Sequence[dict[str, Any]]) -> np.ndarray:
     for row, block in zip(made, blocks, strict=True):
         row[: len(block["nanoseconds"])] = np.asarray(block["nanoseconds"], dtype=np.float64) / 1e9
     return made
+
+
+def _times(blocks: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return what else is known of blocks, each (blocks,) but for the parts, that every number can be worked out again.
+
+    begin_s (of the first: 0), wall_s, calls (of streams, parts of calls at the edges counted), launch, joules and metered_s where
+    there is a meter, and part/NAME: seconds, (blocks, calls) or, of "tokens", (blocks, calls, new tokens - 1).
+    """
+    begins = np.array([block["at"] for block in blocks], dtype=np.float64) / 1e9
+    told = {
+        "begin_s": begins - begins[0],
+        "wall_s": np.array([block["wall"] for block in blocks]) / 1e9,
+        "calls": calls_of(blocks),
+        "launch": np.array([block["launch"] for block in blocks]),
+    }
+    if all(block.get("joules") is not None for block in blocks):
+        told |= {name: np.array([block[name] for block in blocks]) for name in ("joules", "metered_s")}
+    for name in blocks[0].get("marks") or {}:
+        told[f"part/{name}"] = np.array([block["marks"][name] for block in blocks], dtype=np.float64) / 1e9
+    return told
 
 
 def _walls(one: dict[str, Any]) -> np.ndarray:

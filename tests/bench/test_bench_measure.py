@@ -155,7 +155,10 @@ def test_everything_is_started_afresh_and_the_starts_are_kept_apart(stub, tmp_pa
     assert sum(a["blocks"]["launches"]) == a["blocks"]["count"] == told["pairs"]
     assert a["stopped_by"] == "min_seconds and min_count"
     assert first[:2] == ["a", "b"]
-    samples, times = (np.load(tmp_path / "out" / a[kind]) for kind in ("samples", "times"))
+    samples, told = (np.load(tmp_path / "out" / a[kind]) for kind in ("samples", "times"))
+    times = told["begin_s"]
+    assert [list(told["launch"]).count(number) for number in range(3)] == a["blocks"]["launches"]
+    assert (told["wall_s"] >= samples.sum(axis=1) * 0.999).all()
     assert samples.shape == (a["blocks"]["count"], a["blocks"]["calls"])
     gaps = np.diff(times)
     edge = a["blocks"]["launches"][0] - 1

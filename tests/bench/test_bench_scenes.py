@@ -65,6 +65,9 @@ def test_a_language_model_is_found_out_and_generates(tmp_path: Path):
     assert (told["prompt_tokens"], told["new_tokens"], told["encode"]) == (6, 5, None)
     whole = told["ttft"]["mean_s"] + 4 * told["per_token"]["mean_s"]
     assert whole == pytest.approx(one["warm"]["mean_s"], rel=0.05)
+    raw = np.load(tmp_path / "out" / one["times"])
+    assert np.median(raw["part/ttft"]) == told["ttft"]["median_s"]
+    assert told["tokens_per_s"] == pytest.approx(raw["part/tokens"].size / raw["part/tokens"].sum())
     assert told["tokens_per_s"] == pytest.approx(1 / told["per_token"]["mean_s"])
     assert told["prefill_per_s"] == pytest.approx(6 / told["ttft"]["median_s"])
 
@@ -76,8 +79,10 @@ def test_streams_count_all_calls_by_the_clock_on_the_wall(tmp_path: Path):
     assert (alone["streams"], two["streams"]) == (None, 2)
     assert two["threads"] == alone["threads"] == 2
     samples = np.load(tmp_path / "out" / two["samples"])
-    times = np.load(tmp_path / "out" / two["times"])
+    raw = np.load(tmp_path / "out" / two["times"])
+    times = raw["begin_s"]
     assert len(times) == len(samples)
+    assert two["throughput_per_s"] == pytest.approx(raw["calls"].sum() / raw["wall_s"].sum())
     assert (np.diff(times) > 0).all()
     # two at once: about twice as many calls end as the length of a call alone would say
     assert 1.2 < two["throughput_per_s"] * np.nanmean(samples) < 2.8

@@ -251,7 +251,7 @@ def test_before_training_a_device_is_asked_what_it_can_do(fakes: Any):
 
 
 def files(folder: Path) -> set[str]:
-    return {file.name for file in folder.rglob("*") if file.suffix in (".npy", ".json")} - {"bench.json"}
+    return {file.name for file in folder.rglob("*") if file.suffix in (".npy", ".npz", ".json")} - {"bench.json"}
 
 
 def test_what_was_measured_on_a_device_that_is_away_stays(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
@@ -323,7 +323,7 @@ def test_of_what_failed_only_that_is_tried_again(fakes: Any, things: tuple[Thing
     told = suite.run(asked, tmp_path / "out", resume=True)
     assert [m["artifact"] for m in told["measurements"]] == ["a", "b"]
     assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 1
-    assert len(list((tmp_path / "out").glob("*.npy"))) == 4
+    assert len(list((tmp_path / "out").glob("*.np[yz]"))) == 4
 
 
 def test_a_failure_is_told_also_when_the_device_is_lost_later(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
@@ -354,7 +354,7 @@ CHANGES = {
     "another runtime there": lambda device, things, patch: setattr(device, "runtimes", lambda: {"onnxruntime": "2.0"}),
     "other inputs": lambda device, things, patch: things[0].inputs["model"].update(x=np.ones((2, 4), np.float32)),
     "another edgekd": lambda device, things, patch: patch.setattr(kept, "code_fingerprint", lambda modules: "another"),
-    "times lost": lambda device, things, patch: next((Path(things[0].file).parent / "out").glob("a-*-times-*.npy")).unlink(),
+    "times lost": lambda device, things, patch: next((Path(things[0].file).parent / "out").glob("a-*-times-*.npz")).unlink(),
     "samples lost": lambda device, things, patch: next(
         (Path(things[0].file).parent / "out").glob("b-batch1-????????.npy")
     ).unlink(),
@@ -375,7 +375,7 @@ def test_what_a_measurement_depends_on_is_measured_again(
     CHANGES[change](device, given, monkeypatch)
     suite.run(asked, tmp_path / "out", resume=True)
     assert log == (["one left"] if change == "nothing" else ["one single-stream 1 a b", "one left"])
-    assert len(list((tmp_path / "out").glob("*.npy"))) == 4, "what the earlier one measured is gone"
+    assert len(list((tmp_path / "out").glob("*.np[yz]"))) == 4, "what the earlier one measured is gone"
 
 
 def test_rates_are_asked_once_and_kept(fakes: Any, things: tuple[Thing, ...], tmp_path: Path):
@@ -402,7 +402,7 @@ def test_samples_of_cells_that_are_dropped_go_too(fakes: Any, things: tuple[Thin
     (out / "cells" / "damaged.json").write_text("[")
     told = suite.run(suite.Suite(things[1:], ("one",), (settings,)), out)
     (one,) = told["measurements"]
-    assert {file.name for file in out.glob("*.npy")} == {one["samples"], one["times"], "mine-batch1-12345678.npy"}
+    assert {file.name for file in out.glob("*.np[yz]")} == {one["samples"], one["times"], "mine-batch1-12345678.npy"}
     assert len(list((out / "cells").glob("*.json"))) == 1
 
 
@@ -434,7 +434,7 @@ def test_inputs_lie_beside_the_samples_and_go(fakes: Any, things: tuple[Thing, .
     device.run = look
     timing.measure([thing], Bench(**QUICK), tmp_path / "out", device=device)
     assert len(seen) == 1
-    assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".npy"}
+    assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".npy", ".npz"}
 
 
 def test_file_names_differ_where_capitals_do_not():
