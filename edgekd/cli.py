@@ -220,17 +220,22 @@ def bench(
         _show(verbs.bench_kit(things or (), kit, asked, target or ()), as_json, tables.kit)
         return
     command = shlex.join(["edgekd", *sys.argv[1:]])
-    found = verbs.bench(
-        things or (),
-        asked,
-        target or (),
-        device or (),
-        out,
-        compare=compare,
-        fresh=fresh,
-        command=command,
-        records=records or (),
-    )
+    try:
+        found = verbs.bench(
+            things or (),
+            asked,
+            target or (),
+            device or (),
+            out,
+            compare=compare,
+            fresh=fresh,
+            command=command,
+            records=records or (),
+        )
+    except EdgekdError as error:  # one device, or one thing of several: what was measured is shown all the same
+        if error.told:
+            _show(error.told, as_json, tables.bench)
+        raise
     _show(found, as_json, tables.bench)
 
 

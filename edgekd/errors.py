@@ -1,10 +1,16 @@
 """What can go wrong, by exit code. The CLI prints the message alone; a traceback means a bug in edgekd."""
 
+from __future__ import annotations
+
 
 class EdgekdError(Exception):
-    """Base of every failure that is told in one message. `exit_code` is what the CLI exits with."""
+    """Base of every failure that is told in one message. `exit_code` is what the CLI exits with.
+
+    told: what was found out nevertheless, to be shown before the message; None where that is nothing.
+    """
 
     exit_code = 1
+    told: dict[str, object] | None = None
 
 
 class BadInput(EdgekdError):

@@ -169,17 +169,39 @@ def bench(found: dict[str, Any]) -> Group:
         parts += [
             Text(f"{m['artifact']}: {told['said']}") for m in mine for told in (m.get("sustained"), m.get("drift")) if told
         ]
+        parts += [Text(_generated(m)) for m in mine if m.get("generation")]
+        cut = [m["artifact"] for m in mine if m["stopped_by"] == "max_seconds"]
+        parts += (
+            [Text(f"ended by bench.max_seconds, before its interval was narrow: {', '.join(cut)}", "yellow")] if cut else []
+        )
         parts += [Text("")] if names else []
+    for target, choice in found.get("chosen", {}).items():
+        parts.append(
+            Text(f"{target}: {'ship ' + choice['variant'] if choice['variant'] else 'nothing to ship'}: {choice['why']}")
+        )
     notes = {
         (m["device"], re.sub(r"[0-9.]+", "", note)): note for m in measured for note in m["environment"].get("notes", [])
     }  # of those that differ in a number alone, the last
     parts += [Text(f"{device}: {note}", "yellow") for (device, _), note in notes.items()]
     for one in found.get("skipped", ()):
         what = one["artifact"] or "nothing"
-        parts.append(Text(f"not timed: {what} on {one['device']}: {one['reason']}", "yellow"))
+        reason = " ".join(line.strip() for line in one["reason"].splitlines()[:2])
+        parts.append(Text(f"not timed: {what} on {one['device']}: {reason}", "yellow"))
     if folder := found.get("folder"):
         parts.append(Text(f"report: {folder}/report.html"))
     return Group(*parts)
+
+
+def _generated(m: Mapping[str, Any]) -> str:
+    """Say what a call of a model that generates was, and the numbers that its columns have no room for."""
+    told = m["generation"]
+    first, each = told["ttft"], told["per_token"]
+    return (
+        f"a call of {m['artifact']} reads {told['prompt_tokens']} tokens and makes {told['new_tokens']} "
+        f"(bench.prompt_tokens, bench.new_tokens): first token after {duration(first['median_s'])} "
+        f"({_between(first['median_low_s'], first['median_high_s'])}), then one every {duration(each['median_s'])}; "
+        f"reads {told['prefill_per_s']:,.0f} tokens a second"
+    )
 
 
 def _timed(m: Mapping[str, Any]) -> dict[str, str]:

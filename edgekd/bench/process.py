@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,11 +19,16 @@ PATIENCE = 120.0
 STARTED: tuple[str, ...] = (sys.executable, "-m", "edgekd.bench.worker")
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
 class WorkerDied(EdgekdError):
     """The runtime failed, crashed or hung on an artifact: names the artifact and shows the end of what it printed.
 
     label: the artifact's, where it is known.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str, label: str | None = None) -> None:
         super().__init__(message)
@@ -105,7 +111,8 @@ class Worker:
         how += "" if code is None else f" (signal {-code})" if code < 0 else f" (exit code {code})"
         size = self._printed.seek(0, 2)
         self._printed.seek(max(0, size - 4000))
-        printed = self._printed.read().decode(errors="replace").strip().splitlines()[-12:]
+        printed = _COLOURS.sub("", self._printed.read().decode(errors="replace")).strip().splitlines()[-12:]
         told = [error] if error else []
-        tail = [f"  {line}" for line in told + printed]
+        # a runtime often prints what it raises too: once is enough
+        tail = [f"  {line}" for line in told + [line for line in printed if not (error and line[-60:] in error)]]
         return WorkerDied("\n".join([f"{self.label}: the process that timed it {how}", *tail]), self.label)

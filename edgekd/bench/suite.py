@@ -74,10 +74,12 @@ def run(
         tell(1.0, "done")
     if failed:
         again = "" if not resume else " The same command goes on with what is left."
-        raise type(failed[0])(
+        problem = type(failed[0])(
             "\n".join(dict.fromkeys(str(one) for one in failed))
             + (f"\nWhat was measured is in {folder}.{again}" if kept.cells else "")
         )
+        problem.told = told if kept.cells else None
+        raise problem
     return told
 
 
@@ -153,7 +155,7 @@ def _without(cell: Cell, error: WorkerDied | BadInput, address: str, kept: Kept)
     labels = [one.thing.label for one in cell.known]
     gone = [label] if label in labels else labels
     for each in gone:
-        kept.skip(each, address, cell.scenario, str(error))
+        kept.skip(each, address, cell.scenario, str(error).removeprefix(f"{each}: "))
     left = tuple(one for one in cell.known if one.thing.label not in gone)
     return replace(cell, known=left) if left else None
 

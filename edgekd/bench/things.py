@@ -130,6 +130,8 @@ def facts(file: Path) -> GraphFacts:
         graph = onnx.load(str(file), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own types
         raise BadInput(f"{file}: cannot be read as ONNX ({first_line(error)}); is it whole?") from None
+    if not graph.output:
+        raise BadInput(f"{file}: has no graph in it; is it whole?")
     weights = {tensor.name for tensor in graph.initializer}
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     kinds = [node.op_type for node in graph.node]

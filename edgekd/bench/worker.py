@@ -140,11 +140,20 @@ def _prepare(
             ((graph, session),) = sessions.items()
             calls.append(scenarios.single_stream(session, ready[graph]))
     state["calls"] = calls
+    state["tokens"] = (prompt_tokens, new_tokens) if scenario == "generation" else None
     return {}
 
 
 def _first(state: dict[str, Any]) -> dict[str, Any]:
-    seconds = clock.seconds_of(state["calls"][0])
+    try:
+        seconds = clock.seconds_of(state["calls"][0])
+    except Exception as error:
+        if state["tokens"] is None:
+            raise
+        lengths = "a prompt of {} tokens and {} new ones".format(*state["tokens"])
+        raise EdgekdError(
+            f"{lengths} (bench.prompt_tokens, bench.new_tokens; are they more than it takes?): {error}"
+        ) from error
     for call in state["calls"][1:]:
         call()
     return {"seconds": seconds}
