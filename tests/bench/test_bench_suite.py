@@ -184,7 +184,7 @@ def test_a_thing_that_fails_or_is_refused_stops_no_other(fakes: Any, things: tup
     told = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [(m["device"], m["artifact"]) for m in told["measurements"]] == [("one", "a"), ("two", "a")]
     assert {(s["device"], s["artifact"]): s["reason"].partition(" ended")[0] for s in told["skipped"]} == {
-        ("one", "b"): "b: the process that timed it",
+        ("one", "b"): "the process that timed it",
         ("two", "b"): "it is for a browser",
     }
     make("two", {}, {"a": "no", "b": "no"})
