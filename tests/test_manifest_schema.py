@@ -149,13 +149,13 @@ def test_what_a_bench_does_not_write_is_refused(recorded: dict[str, Any]):
 def test_the_roofline_and_drift_as_the_code_makes_them():
     import numpy as np
 
-    from edgekd.bench import roofline, statistics
+    from edgekd.bench import roofline
     from edgekd.bench.cost import Cost
 
     times = np.arange(40.0)
-    drift = statistics.drift(np.exp(times / 100)[:, None] * np.ones((40, 5)), times)
-    assert drift
-    assert problems(drift, "drift") == []
+    found = drift.drift(np.exp(times / 100)[:, None] * np.ones((40, 5)), times)
+    assert found
+    assert problems(found, "drift") == []
     fields = dict.fromkeys(Cost.__dataclass_fields__, 0)
     cost = Cost(**{**fields, "macs": 10, "flops": 20, "weights_read_bytes": 40, "nodes": ()})  # type: ignore[arg-type]
     rates = {"float32_flops": 1e9, "bandwidth": [[1024, 1e9]]}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import generation, statistics, sustained
+from .drift import drift
 
 
 def measured(
@@ -50,7 +51,7 @@ def measured(
         "providers": one["providers"],
         "parts": None,
         "generation": None,
-        "drift": None if lasting else statistics.drift(samples, begins),
+        "drift": None if lasting else drift(samples, begins),
         "outliers": statistics.outliers(samples),
         "sustained": _sustained(begins, counts * batch / walls, watched) if lasting else None,
         "energy": _energy(one, told["energy"]),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.bench import statistics
+from edgekd.bench import drift, statistics
 from edgekd.bench.statistics import Interval
 
 SIMULATIONS = 200
@@ -215,15 +215,14 @@ def wandering(seed: int, blocks: int, alike: float = 0.5) -> np.ndarray:
 @pytest.mark.parametrize(("blocks", "alike"), [(40, 0.5), (120, 0.5), (120, 0.8)])
 def test_no_drift_is_reported_where_there_is_noise_alone(blocks: int, alike: float):
     found = [
-        statistics.drift(np.exp(wandering(seed, blocks, alike))[:, None], np.arange(float(blocks)))
-        for seed in range(SIMULATIONS)
+        drift.drift(np.exp(wandering(seed, blocks, alike))[:, None], np.arange(float(blocks))) for seed in range(SIMULATIONS)
     ]
     assert sum(one is not None for one in found) <= 0.05 * SIMULATIONS
 
 
 def test_drift_is_found_and_measured():
     rising = np.log(1e-3) + math.log(1.1) * np.linspace(0, 1, 120)
-    found = [statistics.drift(np.exp(rising + wandering(seed, 120))[:, None], np.arange(120.0)) for seed in range(50)]
+    found = [drift.drift(np.exp(rising + wandering(seed, 120))[:, None], np.arange(120.0)) for seed in range(50)]
     told = [one for one in found if one is not None]
     assert len(told) >= 40
     assert np.median([one["change"] for one in told]) == pytest.approx(0.1, abs=0.02)
@@ -232,12 +231,12 @@ def test_drift_is_found_and_measured():
 
 def test_drift_by_hand():
     times = np.linspace(0, 60, 30)
-    told = statistics.drift(np.tile(2e-3 * np.exp(-math.log(1.25) * times / 60)[:, None], (1, 5)), times)
+    told = drift.drift(np.tile(2e-3 * np.exp(-math.log(1.25) * times / 60)[:, None], (1, 5)), times)
     assert told is not None
     assert (told["from_s"], told["to_s"]) == (pytest.approx(2e-3), pytest.approx(1.6e-3))
     assert told["said"] == "calls became 20% faster over the run (-20% to -20%)"
-    assert statistics.drift(np.full((19, 2), 1.0) * np.arange(1, 20)[:, None], np.arange(19.0)) is None, "too few blocks"
-    assert statistics.drift(np.exp(np.linspace(0, 0.015, 30))[:, None], times) is None, "too small"
+    assert drift.drift(np.full((19, 2), 1.0) * np.arange(1, 20)[:, None], np.arange(19.0)) is None, "too few blocks"
+    assert drift.drift(np.exp(np.linspace(0, 0.015, 30))[:, None], times) is None, "too small"
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(5, 2.571), (10, 2.228), (30, 2.042)])
