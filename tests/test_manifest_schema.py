@@ -149,7 +149,7 @@ def test_what_a_bench_does_not_write_is_refused(recorded: dict[str, Any]):
 def test_the_roofline_and_drift_as_the_code_makes_them():
     import numpy as np
 
-    from edgekd.bench import roofline
+    from edgekd.bench import drift, roofline
     from edgekd.bench.cost import Cost
 
     times = np.arange(40.0)
