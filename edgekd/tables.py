@@ -241,8 +241,13 @@ def devices(found: list[dict[str, Any]]) -> Group:
                 "runtimes": escape(", ".join(f"{name} {version}" for name, version in runtimes.items() if version) or DASH),
             }
         )
-    said = [Text(f"{one['address']}: {one['why']}", "yellow") for one in found if not one["reached"]]
-    return Group(Fitting(rows, ("cores", "runtimes"), ("device", "reached", "what", "runtimes")), *said)
+    said = [f"{one['address']}: {one['why']}" for one in found if not one["reached"]]
+    bare = [one for one in found if one["reached"] and not {name for name, v in one["runtimes"].items() if v} - {"numpy"}]
+    said += [f"{one['address']}: no runtime is installed there; for .onnx files: pip install onnxruntime" for one in bare]
+    return Group(
+        Fitting(rows, ("cores", "runtimes"), ("device", "reached", "what", "runtimes")),
+        *(Text(line, "yellow") for line in said),
+    )
 
 
 def kit(made: dict[str, Any]) -> Text:

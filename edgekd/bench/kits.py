@@ -34,6 +34,8 @@ def write(known: Sequence[Known], settings: Bench, file: Path) -> dict[str, Any]
     """
     if not known:
         raise BadInput("nothing to time: give a run folder, artifact folders or files")
+    if file.suffix != ".pyz":
+        raise BadInput(f"--kit {file}: a kit is a Python archive; give it a name that ends in .pyz")
     refused = [f"{one.thing.label}: {why}" for one in known if (why := packing.refuses(one.thing.backend, one.thing.files))]
     if refused:
         raise BadInput("a kit cannot time everything that was given:\n" + "\n".join(refused))

@@ -96,7 +96,7 @@ def measure_paths(
     records: what kits wrote on devices, taken in beside what is measured now.
     Raises BadInput, Missing and process.WorkerDied.
     """
-    chosen = tuple(devices) or (("local",) if paths else ())
+    chosen = tuple(dict.fromkeys(devices)) or (("local",) if paths else ())
     for address in chosen:
         open_device(address)
     asked = suite.Suite(suite.things_of(paths, targets), chosen, (settings_of(settings),), compare)
