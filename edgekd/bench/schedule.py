@@ -72,15 +72,14 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
 
     timed: label, load_s and first_call_s (medians over launches), warm_up, blocks, calls, settle, stopped_by, providers, runtime,
     peak_memory_bytes, peak_memory_above_runtime_bytes. A block: {"nanoseconds": each call's, "wall": of all, "at": when it began, on
-    a clock that all blocks share, "marks": {part: durations}, "joules" (in "metered_s", settling included), "launch": in which process; of streams also "finished": how
-    many calls ended, parts of calls at the edges counted; "calls" where a sample is the mean of several}. watched: of a sustained run, environment.point every LOOK seconds,
-    "at_s" from the run's begin, with its "label".
+    a clock that all blocks share, "marks": {part: durations}, "joules" (in "metered_s", settling included), "launch": in which
+    process; of streams also "finished": how many calls ended, parts of calls at the edges counted; "calls" where a sample is the
+    mean of several}. watched: of a sustained run, environment.point every LOOK seconds, "at_s" from the run's begin, with its "label".
     open_worker(label): a context manager with send, receive and ask, see worker.py. tell(share done, what is being done).
 
     Everything is started afresh job["launches"] times, and again until the intervals are narrow: two processes that run the same
     file differ for as long as they live, more so beside other work, and only other processes can show it (Kalibera and Jones,
-    Rigorous Benchmarking in Reasonable Time, ISMM 2013). Where five launches do not fit into max_seconds there is
-    one.
+    Rigorous Benchmarking in Reasonable Time, ISMM 2013). Where so many do not fit into max_seconds there is one.
     """
     watched: list[dict[str, Any]] = []
     # what another machine uses, or heats up to, is not read here
