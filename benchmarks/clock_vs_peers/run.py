@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         host.describe()["physical_cores"] or host.usable_cores()
     )  # onnxruntime_test takes what the runtime takes: no choice
     files = _files(options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     result = _begun(options, files, threads)
     if not result["call_s"]:
         result["call_s"] = {
