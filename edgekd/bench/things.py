@@ -240,8 +240,22 @@ def fingerprint(thing: Thing) -> tuple[str, int]:
 
 
 def parts(main: Path) -> list[Path]:
-    """Return all files that a main file consists of: itself, those of a package folder, and weights that lie beside it."""
+    """Return all files that a main file consists of: itself, those of a package folder, and weights that lie elsewhere."""
     if main.is_dir():
         return sorted(f for f in main.rglob("*") if f.is_file())
-    beside = [main.with_suffix(".data"), *([main.with_suffix(".bin")] if main.suffix == ".xml" else [])]
+    if main.suffix == ".onnx":
+        return [main, *weights_of(main)]
+    beside = [main.with_suffix(".bin")] if main.suffix == ".xml" else []
     return [main, *sorted(main.parent.glob(f"{main.name}*.data")), *(file for file in beside if file.is_file())]
+
+
+def weights_of(file: Path) -> list[Path]:
+    """Return the files that an ONNX file keeps weights in, as it names them; [] for one that cannot be read (`facts` says why)."""
+    import onnx
+
+    try:
+        graph = onnx.load(str(file), load_external_data=False).graph
+    except Exception:  # protobuf raises its own types
+        return []
+    named = {e.value for tensor in graph.initializer for e in tensor.external_data if e.key == "location"}
+    return sorted(file.parent / name for name in named)

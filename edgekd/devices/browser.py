@@ -55,6 +55,11 @@ class Browser:
         """Say why a thing cannot be timed here; None when it can: .onnx files, whatever they were made for but another provider."""
         if any(file.suffix != ".onnx" for file in thing.files.values()):
             return f"a browser runs .onnx files, and this is for {thing.backend}"
+        from ..bench.things import weights_of
+
+        for file in thing.files.values():
+            if strange := [part.name for part in weights_of(file) if part.name != f"{file.name}.data"]:
+                return f"its weights lie in {strange[0]}, and a page looks for {file.name}.data: save it with that location"
         if thing.backend not in ("onnxruntime", "web"):
             return f"it was made for {thing.backend}; give a browser what was made for onnxruntime or web"
         if thing.backend == "web" and thing.target_file:

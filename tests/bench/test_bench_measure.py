@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd import backends, bench
 from edgekd.bench import compare, measured, process, schedule, stage
 from edgekd.bench.things import GraphFacts, Thing, facts, fingerprint, golden_inputs
+from edgekd.devices import open_device
 from edgekd.errors import BadInput
 from edgekd.recipe import Bench
 from edgekd.targets import load_target
@@ -561,9 +562,20 @@ def test_the_fingerprint_of_one_file_is_its_sha256_and_weights_beside_it_count(t
     import hashlib
 
     thing = Thing("m", "onnxruntime", {"model": identity(tmp_path / "m.onnx")})
-    digest, size = fingerprint(thing)
+    digest, _ = fingerprint(thing)
     assert digest == hashlib.sha256((tmp_path / "m.onnx").read_bytes()).hexdigest()
-    (tmp_path / "m.onnx.data").write_bytes(b"12345")
+    onnx.save_model(
+        onnx.load(tmp_path / "m.onnx"),
+        tmp_path / "m.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
     again, larger = fingerprint(thing)
     assert again != digest
-    assert larger == size + 5
+    assert larger == (tmp_path / "m.onnx").stat().st_size + (tmp_path / "weights.bin").stat().st_size
+    kept = bytearray((tmp_path / "weights.bin").read_bytes())
+    kept[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(kept)
+    assert fingerprint(thing)[0] != again, "a changed weight is another thing"
+    assert "its weights lie in weights.bin, and a page looks for m.onnx.data" in open_device("browser").takes(thing)
