@@ -7,6 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.lock)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 RUN ?= runs/digits
+TEST_PROCESSES ?= 2
 # ONNX Runtime for browsers is an npm package; --ignore-scripts: what it would fetch besides is for Node.js.
 ONNXRUNTIME_WEB := onnxruntime-web@1.30.0
 
@@ -39,7 +40,7 @@ check: setup  ## style and types
 	$(VENV)/bin/mypy
 
 unit: setup  ## tests without style and types
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 test: check unit  ## everything that CI runs
 

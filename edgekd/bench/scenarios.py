@@ -11,7 +11,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +21,6 @@ from ..errors import BadInput
 if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray]
     Call = Callable[[], Any]
-
-SCENARIO = "single-stream"
 
 UNKNOWN_AXIS = 16
 """Length given to a dynamic axis that is not the batch."""
@@ -40,11 +38,6 @@ def single_stream(session: Any, inputs: Arrays) -> Call:
         run()
 
     return call
-
-
-def streams(sessions: Sequence[Any], inputs: Arrays) -> list[Call]:
-    """Return one call for each session, each with a copy of the inputs: streams share no memory."""
-    return [single_stream(session, {name: np.array(value) for name, value in inputs.items()}) for session in sessions]
 
 
 def time_streams(calls: Sequence[Call], count: int) -> dict[str, Any]:
@@ -108,24 +101,14 @@ def chain(
     sessions: Mapping[str, Any],
     inputs: Mapping[str, Arrays],
     declared: Mapping[str, Sequence[Mapping[str, Any]]],
-    links: Mapping[str, str] | None = None,
 ) -> Call:
     """Return the call that runs several graphs one after the other, in the order of `sessions`; its marks are their nanoseconds.
 
-    An input comes from the output that `links` names ({"decoder.memory": "encoder.output"}), else from the output of the same name
-    of the nearest graph before, else from `inputs` (graph -> name -> array). declared: graph -> its inputs, each with a "name".
+    An input comes from the output of the same name of the nearest graph before, else from `inputs` (graph -> name -> array).
+    declared: graph -> its inputs, each with a "name".
     The first call raises BadInput where an input comes from nowhere.
     """
     given = {graph: {name: np.ascontiguousarray(value) for name, value in inputs.get(graph, {}).items()} for graph in sessions}
-    linked: dict[str, dict[str, tuple[str, str]]] = {graph: {} for graph in sessions}
-    for to, source in (links or {}).items():
-        (graph, _, name), (maker, _, output) = to.partition("."), source.partition(".")
-        order = list(sessions)
-        if graph not in linked or maker not in linked or order.index(maker) >= order.index(graph):
-            raise BadInput(
-                f"link {to}: {source}: names GRAPH.INPUT: GRAPH.OUTPUT, the second earlier, of {', '.join(sessions)}"
-            )
-        linked[graph][name] = (maker, output)
     names = {graph: [one["name"] for one in declared[graph]] for graph in sessions}
     now = time.perf_counter_ns
 
@@ -136,11 +119,7 @@ def chain(
         for graph, session in sessions.items():
             feeds = {}
             for name in names[graph]:
-                if name in linked[graph]:
-                    maker, output = linked[graph][name]
-                    value = made[maker].get(output)
-                else:
-                    value = by_name[name] if name in by_name else given[graph].get(name)
+                value = by_name[name] if name in by_name else given[graph].get(name)
                 if value is None:
                     raise BadInput(_from_nowhere(graph, name, made))
                 feeds[name] = value
@@ -155,7 +134,32 @@ def chain(
 
 def _from_nowhere(graph: str, name: str, made: Mapping[str, Arrays]) -> str:
     outputs = ", ".join(f"{maker}.{output}" for maker, values in made.items() for output in values) or "none"
-    return f"graph `{graph}`: nothing is given for its input `{name}`; link it to an output of an earlier graph ({outputs})"
+    return (
+        f"graph `{graph}`: nothing is given for its input `{name}`, and no earlier graph has an output of that name ({outputs})"
+    )
+
+
+def inputs_of(
+    stored: str | None,
+    interfaces: Mapping[str, Mapping[str, Any]],
+    graphs: Iterable[str],
+    batch: int,
+    seed: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return graph -> input -> array of `batch` samples, arrays that nothing else holds.
+
+    stored: path of an .npz with GRAPH/NAME -> array, or None; of a graph that is not in it they are made from what it declares.
+    """
+    given: dict[str, dict[str, np.ndarray]] = {}
+    if stored is not None:
+        with np.load(stored, allow_pickle=False) as file:
+            for key in file.files:
+                graph, _, name = key.partition("/")
+                given.setdefault(graph, {})[name] = file[key]
+    return {
+        graph: batch_of(given[graph], batch) if graph in given else random_inputs(interfaces[graph]["inputs"], batch, seed)
+        for graph in graphs
+    }
 
 
 def batch_of(inputs: Arrays, batch: int) -> dict[str, np.ndarray]:

@@ -153,12 +153,6 @@ def summary(samples: np.ndarray, launches: Sequence[int] | None = None) -> dict[
     return told
 
 
-def throughput(samples: np.ndarray, batch: int) -> float:
-    """Return samples a second: calls x batch / summed seconds."""
-    flat = np.asarray(samples, dtype=np.float64)
-    return flat.size * batch / float(flat.sum())
-
-
 def ratio(
     control: np.ndarray, candidate: np.ndarray, *, between: float = ALONE, launches: Sequence[int] | None = None
 ) -> Interval:

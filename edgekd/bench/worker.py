@@ -112,12 +112,6 @@ def _prepare(
     new_tokens: int | None = None,
 ) -> dict[str, Any]:
     faces = interfaces or {}
-    given: dict[str, dict[str, np.ndarray]] = {}
-    if inputs is not None:
-        with np.load(inputs, allow_pickle=False) as stored:
-            for key in stored.files:
-                graph, _, name = key.partition("/")
-                given.setdefault(graph, {})[name] = stored[key]
     calls: list[Any] = []
     for sessions in state["sessions"]:
         if scenario == "generation":
@@ -127,13 +121,7 @@ def _prepare(
                 )
             )
             continue
-        # copies of a session share no memory, so each gets inputs of its own
-        ready = {
-            graph: scenarios.batch_of(given[graph], batch)
-            if graph in given
-            else scenarios.random_inputs(faces[graph]["inputs"], batch, seed or 0)
-            for graph in sessions
-        }
+        ready = scenarios.inputs_of(inputs, faces, sessions, batch, seed or 0)  # of each copy its own: they share no memory
         if len(sessions) > 1:
             calls.append(scenarios.chain(sessions, ready, {graph: faces[graph]["inputs"] for graph in sessions}))
         else:

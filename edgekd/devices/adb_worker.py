@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.process import PATIENCE, WorkerDied
+from ..bench.scenarios import inputs_of
 from ..bench.things import parts
 from ..errors import Missing
 from .adb_link import Link, quote
-from .given import Asked, inputs_of
+from .asked import Asked
 
 TOOL = "onnxruntime_perf_test"
 _NOT_HERE = ("CANNOT LINK EXECUTABLE", "not executable", "inaccessible or not found", "Exec format error", "Permission denied")
@@ -72,7 +73,9 @@ class PerfWorker(Asked):
             "batch": job["batch"],
             "seed": job.get("seed"),
         }
-        given = inputs_of(told, [graph])[graph]
+        given = inputs_of(told.get("inputs"), told.get("interfaces") or {}, [graph], told["batch"], told.get("seed") or 0)[
+            graph
+        ]
         data = f"{self._folder}/test_data_set_0"
         self._link.shell(f"mkdir -p {data}")
         main = Path(file)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..bench.process import PATIENCE, WorkerDied
+from ..bench.scenarios import inputs_of
 from ..errors import first_line
 from ..export.check_parts import onnxruntime_web as pages
-from .given import Asked, inputs_of
+from .asked import Asked
 
 
 class PageWorker(Asked):
@@ -67,7 +68,9 @@ class PageWorker(Asked):
         if do == "load":
             return self._load({graph: Path(file) for graph, file in command["files"].items()}, patience)
         if do == "prepare":
-            given = inputs_of(command, list(self._graphs))
+            given = inputs_of(
+                command.get("inputs"), command.get("interfaces") or {}, self._graphs, command["batch"], command.get("seed") or 0
+            )
             arrays = {f"{graph}/{name}": value for graph, named in given.items() for name, value in named.items()}
             return self._page({"do": "prepare", "graphs": list(self._graphs.items())}, arrays)
         if do == "warm-up":

@@ -46,10 +46,6 @@ def test_summary_agrees_with_numpy_and_keeps_outliers():
     assert told["p95_s"] == np.percentile(samples, 95)
 
 
-def test_throughput_counts_samples_not_calls():
-    assert statistics.throughput(np.array([[0.1, 0.3], [0.2, 0.4]]), batch=8) == pytest.approx(32.0)
-
-
 def test_percentile_interval_takes_the_binomial_ranks():
     # n = 100, p = 0.9: binomial(100, 0.9) has 2.5 % and 97.5 % quantiles 84 and 95 (tables), so ranks 84 and 96
     found = statistics.percentile_interval(np.arange(1.0, 101.0), 90)

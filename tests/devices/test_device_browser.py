@@ -75,14 +75,22 @@ def browsers() -> list[psutil.Process]:
 
 
 @pytest.fixture
-def nothing_left():
-    before = profiles()
-    yield
-    end = time.monotonic() + 10
-    while time.monotonic() < end and (browsers() or profiles() - before):
-        time.sleep(0.1)
-    assert not browsers()
-    assert not profiles() - before
+def nothing_left(monkeypatch):
+    """Profiles lie in a folder of this test's own, and browsers that another test left open don't count."""
+    before = {process.pid for process in browsers()}
+
+    def left() -> list[int]:
+        return [process.pid for process in browsers() if process.pid not in before]
+
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield
+        end = time.monotonic() + 10
+        while time.monotonic() < end and (left() or profiles()):
+            time.sleep(0.1)
+        assert not left()
+        assert not profiles()
+        monkeypatch.undo()
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from html_page import Page
 from report import benches
 from report.benches import RATES, comparison, device, measurement, record, roofline, samples, summary, write
 
@@ -16,39 +17,8 @@ from edgekd.errors import BadInput
 from edgekd.report import bench_charts, formats, write_bench
 
 
-class Page(html.parser.HTMLParser):
-    """Text, tags and attributes of a page whose tags nest."""
-
-    VOID = frozenset({"meta", "br", "hr"})
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(content)
-        self.close()
-        assert self.open == []
-        self.text = " ".join(" ".join(self.words).replace("\u202f", " ").split())
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "pre", "title"} & set(self.open):  # what a person reads
-            self.words.append(data)
-
-
 def page_of(folder: Path, told: dict[str, Any], raw: dict[str, np.ndarray] | None = None) -> Page:
-    return Page(write_bench(write(folder, told, raw)).read_text(encoding="utf-8"))
+    return Page(write_bench(write(folder, told, raw)).read_text(encoding="utf-8"), unread=("style", "pre", "title"))
 
 
 def charts(folder: Path, begin: str) -> list[str]:
@@ -525,7 +495,7 @@ def test_missing_and_damaged_samples_leave_out_their_plot_alone(tmp_path: Path):
     write(folder, record(things), {"fp32.npy": samples("fp32", 412e-6), "w8.npy": np.array([[0.0, 1.0]])})
     (folder / "int8.npy").write_bytes(b"\x93NUMPY broken")
     (folder / "x.npy").write_bytes(b"")
-    page = Page(write_bench(folder).read_text(encoding="utf-8"))
+    page = Page(write_bench(folder).read_text(encoding="utf-8"), unread=("style", "pre", "title"))
     assert "The raw samples ../outside.npy, int8.npy, w8.npy, x.npy are not beside bench.json, or are damaged" in page.text
     (chart,) = charts(folder, "Times of single calls")
     assert chart.count('class="ridge') == 1
@@ -591,7 +561,7 @@ def test_it_is_one_file_without_network_or_scripts_in_both_schemes(tmp_path: Pat
     path = write_bench(folder)
     assert path == folder / "report.html"
     content = path.read_text(encoding="utf-8")
-    page = Page(content)
+    page = Page(content, unread=("style", "pre", "title"))
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object"}
     assert not re.search(r"https?://|url\(|@import|src=", content)
     assert {a["href"] for _, a in page.tags if "href" in a and not str(a["href"]).startswith("#")} == {"bench.json"}

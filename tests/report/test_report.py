@@ -1,7 +1,5 @@
 """The report and the summary: whole, in parts, hostile, and within their limits."""
 
-import html
-import html.parser
 import io
 import re
 import subprocess
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from html_page import Page
 from rich.console import Console
 
 from edgekd import report, schema, summary
@@ -19,37 +18,6 @@ from edgekd.errors import BadInput
 from edgekd.report import formats, svg
 
 CPU = "onnxruntime-cpu"
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and collects text, tags and attributes."""
-
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(content)
-        self.close()
-        assert self.open == []
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
 
 
 def page_of(run: Path) -> Page:
