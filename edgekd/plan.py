@@ -23,8 +23,8 @@ from .targets import Target, load_target, name_of
 
 # what a stage's result depends on beside the recipe: edgekd's own source, and the packages that do the arithmetic
 _CODE = {
-    "model": ("models", "preprocess.py", "data", "augment.py", "tasks", "distill"),
-    "graphs": ("export/onnx.py", "export/graph.py", "models", "preprocess.py", "tasks"),
+    "model": ("models", "preprocess.py", "data", "augment.py", "tasks", "text", "distill"),
+    "graphs": ("export/onnx.py", "export/graph.py", "models", "preprocess.py", "tasks", "text"),
     "quantize": ("quantize",),
     "network": ("quantize", "export/onnx.py", "export/graph.py", "models/saving.py"),
     "export": ("export", "backends"),
@@ -153,7 +153,7 @@ def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -
         raise BadInput(f"the recipe has no {role} to train: add `{role}: {{model: ...}}`, or give --model")
     check_model_files(role, model.model_copy(update={"weights": None}))
     made = fingerprint(
-        "train", role, _settings(recipe.train), data.fingerprint(recipe.data), model_fingerprint(model.model_copy(update={"weights": None})),
+        "train", role, _settings(recipe.train), data.fingerprint(recipe.data, recipe.reads_text), model_fingerprint(model.model_copy(update={"weights": None})),
         _plain(recipe.preprocess), recipe.seed, _code("model"),
     )  # fmt: skip
     return Plan(recipe, out, (), (Step("train", "model", made),), (), recipe_file, "train", roles={"train": role})
@@ -174,7 +174,7 @@ def _inputs(recipe: Recipe, known: dict[str, str | None]) -> dict[str, str | Non
 
     teacher, student = recipe.teacher, recipe.student
     return {
-        "data": one("data", lambda: data.fingerprint(recipe.data)),
+        "data": one("data", lambda: data.fingerprint(recipe.data, recipe.reads_text)),
         "teacher": one("teacher", lambda: of("teacher", teacher)) if teacher else None,
         "student": one("student", lambda: of("student", student)),
     }
@@ -187,11 +187,12 @@ def _steps(
     shared = [samples, _plain(recipe.preprocess), recipe.seed, recipe.task]
     distill = recipe.distill
     if distill and any(o.kind != "task" for o in distill.objectives) and distill.teacher == "cached":
-        outputs = sorted(getattr(o, "teacher", "logits") for o in distill.objectives if o.kind != "task")
+        outputs = sorted(getattr(o, "teacher", o.kind) for o in distill.objectives if o.kind != "task")
         cache = fingerprint("teacher-cache", shared, teacher, _plain(distill.augment), distill.views, outputs, _code("model"))
         yield Step("teacher-cache", "teacher_cache", cache)
     student = fingerprint(
-        "student", shared, inputs["student"], _settings(distill) if distill else None, teacher if distill else None,
+        "student", shared, inputs["student"], _settings(distill) if distill else None,
+        teacher if distill or recipe.student.teacher_layers else None,
         _code("model"),
     )  # fmt: skip
     yield Step("distill" if distill else "student", "student", student)
@@ -293,7 +294,10 @@ def model_fingerprint(model: Model) -> str:
     else:
         source = model.model
     weights = run_folder.file_hash(model.weights) if model.weights else None
-    return fingerprint(source, weights, _plain(model.preprocess), list(model.classes or ()), model.arguments)
+    folder = Path(model.tokenizer) if model.tokenizer else None
+    tokens = _folder_hash(folder) if folder and folder.is_dir() else model.tokenizer
+    told = _plain(model.preprocess), list(model.classes or ()), model.arguments, model.pooling, model.teacher_layers
+    return fingerprint(source, weights, tokens, *told)
 
 
 def _folder_hash(folder: Path) -> str:

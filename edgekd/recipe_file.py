@@ -139,6 +139,10 @@ def _path_value(key: Key, value: Any, folder: Path) -> Any:
     match key:
         case ("teacher" | "student", "weights"):
             return str((folder / value).resolve())
+        case ("student", "model") if value == "teacher":
+            return value  # of the teacher's kind; a folder of that name is ./teacher
+        case ("teacher" | "student", "tokenizer") if (folder / value).exists():
+            return str((folder / value).resolve())
         case ("teacher" | "student", "model"):
             kind, colon, rest = value.partition(":")
             if kind == "py" and colon:
@@ -150,9 +154,14 @@ def _path_value(key: Key, value: Any, folder: Path) -> Any:
                 return str((folder / value).resolve())
         case ("targets", int()) if value.endswith(".toml"):
             return str((folder / value).resolve())
-        case ("data", "source"):
+        case ("data", "source") | ("data", "pairs", "source"):
             # a hub id such as mnist must not be taken for a path, nor a path for a hub id
-            looks_like_a_path = value.startswith((".", "/", "~")) or Path(value).suffix in {".parquet", ".csv", ".jsonl"}
+            looks_like_a_path = value.startswith((".", "/", "~")) or Path(value).suffix in {
+                ".parquet",
+                ".csv",
+                ".jsonl",
+                ".txt",
+            }
             if looks_like_a_path or (folder / value).exists():
                 return str((folder / Path(value).expanduser()).resolve())
     return value

@@ -28,7 +28,9 @@ def check(plan: Plan, materials: Materials) -> None:
     """Check before training what only the loaded models can tell: that teacher, student and data fit, and that the layers named exist."""
     from . import distill
 
-    distill.check(plan.recipe.teaching, materials.fresh_student, materials.teacher if plan.recipe.teacher else None)
+    distill.check(
+        plan.recipe.teaching, materials.task, materials.fresh_student, materials.teacher if plan.recipe.teacher else None
+    )
     check_variants(plan, materials, plan.recipe.quantize)
     check_graphs(plan, materials, plan.targets)
     if plan.recipe.bench.devices:
@@ -65,7 +67,7 @@ def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantR
         if quantize.from_the_network(variant):
             chain.check(variant, student.module.net)
             for _, settings in variant.lessons(plan.recipe.teaching):
-                distill.check(settings, student, materials.teacher if plan.recipe.teacher else student)
+                distill.check(settings, materials.task, student, materials.teacher if plan.recipe.teacher else student)
         else:
             names = [name for name, _ in student.module.net.named_modules() if name]
             try:

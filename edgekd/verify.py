@@ -107,15 +107,7 @@ def _fewer(asked: Question) -> Question:
 
 def _cut(task: Task, split: Split, whole: Evaluation, at: np.ndarray) -> Evaluation:
     """Score some of the samples again, from the outputs that were kept."""
-    begun = 0
-
-    def replay(name: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        nonlocal begun
-        rows = at[begun : begun + max(len(values) for values in inputs.values())]
-        begun += len(rows)
-        return {key: values[rows] for key, values in whole.outputs.items()}
-
-    return task.evaluate(replay, split)
+    return task.score({key: values[at] for key, values in whole.outputs.items()}, split)
 
 
 def _nan(stage: str, evaluations: Mapping[str, Evaluation]) -> list[Wrong]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgekd import data
-from edgekd.data import Splits
+from edgekd.data import PictureSplits
 from edgekd.export import onnx
 from edgekd.export.graph import Graph, torch_runner
 from edgekd.models import LoadedModel
@@ -57,7 +57,7 @@ class Trained:
     """A student on digits, evaluated, exported, and the job that its variants are made with."""
 
     task: Task
-    splits: Splits
+    splits: PictureSplits
     model: LoadedModel
     graphs: tuple[Graph, ...]
     student: Evaluation
@@ -67,7 +67,7 @@ class Trained:
 
 
 def train(
-    splits: Splits,
+    splits: PictureSplits,
     seed: int,
     preprocess: Preprocess,
     epochs: int = 12,
@@ -93,7 +93,7 @@ def train(
     return LoadedModel(module, f"py:{__file__}:SmallNet", preprocess, None, sum(p.numel() for p in module.parameters()))
 
 
-def in_colour(splits: Splits) -> Splits:
+def in_colour(splits: PictureSplits) -> PictureSplits:
     """Give gray digits three channels that differ, so that swapping them matters."""
 
     def colour(split):
@@ -103,7 +103,7 @@ def in_colour(splits: Splits) -> Splits:
 
         return dataclasses.replace(split, pictures=pictures, image_shape=(*split.image_shape[:2], 3))
 
-    return Splits(*(colour(s) for s in (splits.train, splits.validation, splits.test)))
+    return PictureSplits(*(colour(s) for s in (splits.train, splits.validation, splits.test)))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,6 @@
 
 from .assemble import load
 from .identity import fingerprint
-from .split import Split, Splits
+from .split import PictureSplit, PictureSplits, Split, Splits
 
-__all__ = ["Split", "Splits", "fingerprint", "load"]
+__all__ = ["PictureSplit", "PictureSplits", "Split", "Splits", "fingerprint", "load"]

@@ -17,7 +17,7 @@ from .identity import fingerprint
 from .pictures import Interpolation, Size, fit, fitted_size, is_gray
 from .records import Records
 from .sources import read
-from .split import Pictures, Split, Splits
+from .split import Pictures, PictureSplit, PictureSplits
 
 _TEST_SEED = 20_201
 """The test samples are the same whatever the recipe's seed: no student is measured on what its teacher was trained on."""
@@ -30,7 +30,7 @@ def load(
     channels: int | None = None,
     crop: float = 1.0,
     interpolation: Interpolation = "bilinear",
-) -> Splits:
+) -> PictureSplits:
     """Read the data and return its train, validation and test splits.
 
     size: (height, width) of every picture; None: as stored, which must then be the same for all.
@@ -46,11 +46,11 @@ def load(
     height, width = fitted_size(_stored_size(first), size, crop)
     gigabytes = sum(len(chosen) for _, chosen in positions.values()) * height * width * channels / 1e9
     identity = [fingerprint(data), source.identity, seed, height, width, channels, crop, interpolation]
-    made: dict[str, Split] = {}
+    made: dict[str, PictureSplit] = {}
     for role, (origin, chosen) in positions.items():
         records = source.splits[origin]
         pictures = _Fitted(records, chosen, (height, width), channels, size is not None, crop, interpolation)
-        made[role] = Split(
+        made[role] = PictureSplit(
             name=role,
             classes=classes,
             fingerprint=_digest([role, classes, chosen.tolist(), *identity]),
@@ -58,7 +58,7 @@ def load(
             image_shape=(height, width, channels),
             pictures=_in_memory(pictures, len(chosen)) if gigabytes <= data.in_memory_gb else pictures,
         )
-    return Splits(**made)
+    return PictureSplits(**made)
 
 
 def _parts(labels: dict[str, np.ndarray], data: Data, seed: int) -> dict[str, tuple[str, np.ndarray]]:

@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 
 from ..recipe import Data
-from .sources import files
+from . import text_rows
+from .sources import files as picture_files
 
 _READ_AT_MOST = 16_000_000
 """Bytes that are hashed in well under 0.1 s; more than that is told apart by sizes and times of change."""
@@ -16,19 +17,23 @@ _READ_AT_MOST = 16_000_000
 _OPEN_AT_MOST = 256
 
 
-def fingerprint(data: Data) -> str:
+def fingerprint(data: Data, text: bool = False) -> str:
     """Return a hash of the data: of the content where it is small, of (path, size, time of change) where it is large.
 
-    A hub id is told apart by its name and configuration. Needs neither torch nor `datasets`. Raises BadInput for a missing source.
+    text: its rows are text, not pictures. A hub id is told apart by its name and configuration. Needs neither torch nor `datasets`. Raises BadInput for a missing source.
     """
-    found = files(data)
+    found = [*text_rows.files(data), *(text_rows.files(data.pairs) if data.pairs else ())] if text else picture_files(data)
     sizes = {path: path.stat().st_size for path in found if path.is_file()}
     read = len(sizes) <= _OPEN_AT_MOST and sum(sizes.values()) <= _READ_AT_MOST
     root = Path(os.path.commonpath([path.parent for path in found])) if found else Path()
     digest = hashlib.sha256(
-        json.dumps(data.model_dump(mode="json", exclude={"source", "in_memory_gb"}), sort_keys=True).encode()
+        json.dumps(
+            data.model_dump(mode="json", exclude={"source": True, "in_memory_gb": True, "pairs": {"source"}}), sort_keys=True
+        ).encode()
     )
     digest.update(b"" if found else data.source.encode())
+    if data.pairs and not Path(data.pairs.source).exists():
+        digest.update(data.pairs.source.encode())
     for path, size in sizes.items():
         name = os.fsencode(path.relative_to(root).as_posix())  # bytes as on the disk, UTF-8 or not
         digest.update(b"\n%b %d " % (name, size))

@@ -1,10 +1,11 @@
-"""A split: labelled pictures that are taken by index."""
+"""A split: samples that are taken by index."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -12,8 +13,32 @@ Pictures = Callable[[np.ndarray], np.ndarray]
 """Positions (n,) -> pictures, uint8 (n, H, W, C)."""
 
 
+class Split(Protocol):
+    """Samples of any kind. classes: names in the order of the labels, () where samples have none.
+
+    fingerprint: changes when any sample or their order does.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return samples: arrays with the samples along the first axis, `index` int64 (n,) among them. Raises BadInput."""
+
+    def at(self, indices: np.ndarray) -> Self:
+        """Return the split of these samples alone, in this order."""
+
+
 @dataclass(frozen=True)
-class Split:
+class PictureSplit:
     """Labelled pictures of one size.
 
     classes: names in the order of the labels. fingerprint: changes when any picture, label or their order does.
@@ -35,26 +60,41 @@ class Split:
         indices = np.asarray(indices, dtype=np.int64)
         return {"image": self.pictures(indices), "label": self.labels[indices], "index": indices}
 
-    def at(self, indices: np.ndarray) -> Split:
+    def at(self, indices: np.ndarray) -> Self:
         """Return the split of these samples alone, in this order."""
         indices = np.asarray(indices, dtype=np.int64)
-        named = hashlib.sha256(f"{self.fingerprint} {indices.tolist()}".encode()).hexdigest()
         return replace(
-            self, fingerprint=named, labels=self.labels[indices], pictures=lambda chosen: self.pictures(indices[chosen])
+            self,
+            fingerprint=fingerprint_at(self, indices),
+            labels=self.labels[indices],
+            pictures=lambda chosen: self.pictures(indices[chosen]),
         )
 
 
+def fingerprint_at(split: Split, indices: np.ndarray) -> str:
+    """Return the fingerprint of some samples of a split."""
+    return hashlib.sha256(f"{split.fingerprint} {indices.tolist()}".encode()).hexdigest()
+
+
+S = TypeVar("S", bound=Split)
+
+
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[S]):
     """The three splits of one data set: fit on train, pick the epoch on validation, measure the gate on test."""
 
-    train: Split
-    validation: Split
-    test: Split
+    train: S
+    validation: S
+    test: S
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+
+@dataclass(frozen=True)
+class PictureSplits(Splits[PictureSplit]):
+    """Three splits of pictures of one size."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -6,22 +6,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import BadInput
+
 if TYPE_CHECKING:
     from ..materials import Materials
     from ..models import LoadedModel
     from ..plan import Plan
     from ..recipe import Distill
+    from ..tasks import Task
 
 
-def check(settings: Distill, student: LoadedModel, teacher: LoadedModel | None) -> None:
-    """Check before anything is computed that the objectives' layers are there. Raises BadInput with the nearest names."""
+def check(settings: Distill, task: Task, student: LoadedModel, teacher: LoadedModel | None) -> None:
+    """Check before anything is computed that what the objectives read is there. Raises BadInput with the nearest names."""
     from . import objectives, taps
 
     for goal in objectives.resolve(settings.objectives):
         of_student, of_teacher = goal.layers
-        taps.layers_of(student.module, of_student, "student")
+        if lacking := [name for name in goal.reads if not of_teacher and name not in task.outputs]:
+            raise BadInput(
+                f"objective `{goal.name}` reads `{lacking[0]}`, which a {task.name} model does not give; it gives "
+                f"{', '.join(f'`{name}`' for name in task.outputs)}: choose an objective for that"
+            )
+        taps.layers_of(student.module, [name for name in of_student if name not in task.outputs], "student")
         if teacher is not None:
-            taps.layers_of(teacher.module, [name for name in of_teacher if name != "logits"], "teacher")
+            taps.layers_of(teacher.module, [name for name in of_teacher if name not in task.outputs], "teacher")
 
 
 def distill(plan: Plan, materials: Materials, folder: Path) -> tuple[LoadedModel, dict[str, Any]]:

@@ -63,10 +63,9 @@ def key(
         {
             "teacher": teacher.reference,
             "weights": keys.weights_hash(teacher.module),
-            "preprocess": teacher.preprocess.model_dump(),
+            "preprocess": teacher.preprocess.model_dump() if teacher.preprocess else None,
             "data": split.fingerprint,
             "samples": len(split),
-            "image_shape": split.image_shape,
             "augment": settings.augment.model_dump() if augmented else None,
             "seed": seed if augmented else None,
             "views": settings.views if augmented else 1,
@@ -91,7 +90,7 @@ def build(
     if not _resumable(folder, key, len(split)):
         _clear(folder)
     _write_json(folder / "key.json", key)
-    layers = [name for name in key["outputs"] if name != "logits"]
+    layers = [name for name in key["outputs"] if name not in task.outputs]
     module = teacher.module.to(device).eval()
     samples = Samples(split, settings.augment, key["seed"] or 0, device)
     two = samples.batch(samples.read(np.arange(2)), 0)
@@ -153,12 +152,8 @@ def fill(plan: Plan, materials: Materials, folder: Path) -> None:
 
 
 def wanted_outputs(goals: Sequence[objectives.Objective]) -> list[str]:
-    """Return which of the teacher's outputs the objectives read: `logits`, layers by name."""
-    outputs: set[str] = set()
-    for goal in goals:
-        if goal.needs_teacher:
-            outputs.update(goal.layers[1] or ["logits"])
-    return sorted(outputs)
+    """Return which of the teacher's outputs the objectives read: the task's, layers by name."""
+    return sorted({name for goal in goals for name in goal.reads})
 
 
 def _forward(

@@ -27,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Teacher(Protocol):
-    """Gives the outputs (`logits`, layers by name) for a batch."""
+    """Gives the outputs (the task's, layers by name) for a batch."""
 
     def view(self, epoch: int) -> int:
         """Return which view (seeded augmentation) of the samples the student is to see in that epoch."""
@@ -108,7 +108,7 @@ class LiveTeacher:
         self.task = task
         self.two = {name: torch.from_numpy(values).to(device) for name, values in train.take(np.arange(2)).items()}
         channels_last(self.module, lambda: task.forward(self.module, self.two))
-        self.taps = Taps(teacher.module, [name for name in outputs if name != "logits"], "teacher")
+        self.taps = Taps(teacher.module, [name for name in outputs if name not in task.outputs], "teacher")
 
     def view(self, epoch: int) -> int:
         return epoch

@@ -137,7 +137,9 @@ class _Fit:
             due = self._look(window, time.monotonic() - self.saved >= 60 * settings.checkpoint_minutes)
             spent = time.monotonic() - began
             state.count(len(window), sum(size for _, size in window), spent)
-            note = f"epoch {state.epoch + 1}/{settings.epochs}, loss {self._mean()[0]:.4f}, {state.rate():.0f} images/s"
+            note = (
+                f"epoch {state.epoch + 1}/{settings.epochs}, loss {self._mean()[0]:.4f}, {state.rate():.0f} {self.task.unit}/s"
+            )
             advance(len(window), note)
             window = []
             if due and not last:
@@ -243,9 +245,7 @@ class _Fit:
             runner = torch_runner(self.task.graphs(self.judged, self.splits), str(self.device))
             split = self.splits.validation
             made = self.task.evaluate(runner, split)
-            outputs = {name: torch.from_numpy(values) for name, values in made.outputs.items()}
-            loss = self.task.loss(outputs, {"label": torch.from_numpy(split.labels)})
-            found = [float(made.score), float(loss)]
+            found = [float(made.score), self.task.validation_loss(made, split)]
         score, validation_loss = broadcast_object_list(found) if self.processes > 1 else found
         return score, validation_loss
 

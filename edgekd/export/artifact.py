@@ -165,7 +165,6 @@ def describe(folder: Path) -> list[dict[str, Any]]:
 
 def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, folder: Path, samples: int = 8) -> None:
     """Write one variant of a run for one target."""
-    from .. import preprocess
     from ..quantize import variant as variants
     from .graph import torch_runner
 
@@ -173,16 +172,17 @@ def fill(plan: Plan, materials: Materials, target: Target, variant_name: str, fo
     network = torch_runner(materials.variant_graphs(variant_name)) if variant.reference == "torch" else None
     test = materials.splits.test
     chosen = np.unique(np.linspace(0, len(test) - 1, samples).round().astype(np.int64))
-    first = next(iter(variant.graphs))
+    reference = variants.reference_runner(variant, network)
+    folder.mkdir(parents=True, exist_ok=True)
     make(
         variant,
         target,
         folder,
-        golden={first: materials.task.inputs(test.take(chosen))},
-        reference=variants.reference_runner(variant, network),
+        golden=materials.task.golden(reference, test, chosen),
+        reference=reference,
         gate=plan.recipe.gate,
         task=materials.task.name,
         classes=test.classes,
-        preprocess=preprocess.description(materials.student.preprocess, test.image_shape),
+        preprocess=materials.task.preprocessing(materials.student, test, folder),
         graphs=lambda: materials.variant_graphs(variant_name),
     )

@@ -85,6 +85,9 @@ def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.
         ) from error
     assert made is not None
     for node in made.model.graph:
+        for value in node.outputs:  # named after torch's function, which an output of the graph may be called like, too
+            if value.name in graph.outputs and value not in made.model.graph.outputs:
+                value.name = f"{value.name}_inside"
         node.name = node.outputs[0].name
     return made
 

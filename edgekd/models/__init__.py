@@ -7,5 +7,6 @@
 from .loaded import LoadedModel
 from .loading import load, preprocess_of
 from .saving import restore, save
+from .text_model import text_encoder
 
-__all__ = ["LoadedModel", "load", "preprocess_of", "restore", "save"]
+__all__ = ["LoadedModel", "load", "preprocess_of", "restore", "save", "text_encoder"]

@@ -21,7 +21,7 @@ def folder_of(reference: str) -> Path | None:
 
 def preprocess(reference: str) -> Preprocess:
     """Return what the model was trained with."""
-    return Preprocess(**_card(reference)["preprocess"])
+    return Preprocess(**(card_of(reference)["preprocess"] or {}))
 
 
 def load(
@@ -30,10 +30,10 @@ def load(
     """Make the network that the folder's card describes and give it the folder's weights, or `config.weights`."""
     from . import loading
 
-    folder, card = folder_of(reference), _card(reference)
+    folder, card = folder_of(reference), card_of(reference)
     assert folder is not None
     again = Model(
-        model=_reference(folder, card["reference"]),
+        model=reference_of(folder, card["reference"]),
         weights=config.weights or folder / WEIGHTS,
         preprocess=preprocess,
         classes=config.classes or (tuple(card["classes"]) if card["classes"] else None),
@@ -48,7 +48,7 @@ def load(
     )
 
 
-def _reference(folder: Path, reference: str) -> str:
+def reference_of(folder: Path, reference: str) -> str:
     """Return where to make the network from today: the original file while it is unchanged (it may import its neighbours),
     else the copy in the folder."""
     kind, _, rest = reference.partition(":")
@@ -62,7 +62,8 @@ def _reference(folder: Path, reference: str) -> str:
     return reference
 
 
-def _card(reference: str) -> dict[str, Any]:
+def card_of(reference: str) -> dict[str, Any]:
+    """Return what a run folder's model.json says. Raises BadInput for a damaged one."""
     folder = folder_of(reference)
     assert folder is not None
     try:

@@ -9,24 +9,28 @@ from torch import nn
 
 from ..preprocess import Preprocessed
 from ..recipe import Preprocess
+from .text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A teacher or a student.
 
-    module: uint8 (N, H, W, C) -> logits; its `.net` is the user's network. reference: as in the recipe.
+    module: what the task runs (pictures: uint8 (N, H, W, C) -> logits); its `.net` is the user's network. reference: as in the recipe.
+    preprocess: of pictures. tokenizer, pooling: of text.
     classes: names in the order of the outputs, None when unknown. parameters: how many weights the network has (buffers not counted).
     arguments: what its maker was called with beyond the defaults; with the reference, enough to make the same network again.
     """
 
-    module: Preprocessed
+    module: Preprocessed | TextEncoder
     reference: str
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     classes: tuple[str, ...] | None
     parameters: int
     role: str = "student"
     arguments: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+    pooling: str | None = None
 
 
 @dataclass(frozen=True)

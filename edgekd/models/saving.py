@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save as serialized
 from torch import nn
@@ -31,16 +32,21 @@ def save(model: LoadedModel, folder: Path) -> None:
         "schema": 1,
         "reference": model.reference,
         "arguments": model.arguments,
-        "preprocess": model.preprocess.model_dump(mode="json"),
+        "preprocess": model.preprocess.model_dump(mode="json") if model.preprocess else None,
         "classes": list(model.classes) if model.classes else None,
+        "pooling": model.pooling,
         "parameters": model.parameters,
         "role": model.role,
     }
     if model.reference.startswith(python_file.PREFIX):
         file, _ = python_file.split(model.reference.removeprefix(python_file.PREFIX))
         (folder / CODE).write_bytes(file.read_bytes())
-    if isinstance(model.module.net, Logits):
-        model.module.net.model.config.save_pretrained(folder)
+    net = model.module.net
+    config: Any = getattr(net.model if isinstance(net, Logits) else net, "config", None)
+    if hasattr(config, "save_pretrained"):
+        config.save_pretrained(folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
     try:
         (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     except TypeError as error:

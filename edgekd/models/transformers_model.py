@@ -36,8 +36,8 @@ def make(name: str, arguments: dict[str, Any], num_classes: int, channels: int, 
     A teacher keeps its classes; a student gets `num_classes` outputs and, where that changes their number, a new classifier.
     arguments: overrides of the configuration. Raises BadInput for a model that is not there or is no image classifier.
     """
-    transformers = _transformers()
-    config = _config(name)
+    transformers = transformers_here()
+    config = config_of(name)
     if role == "student" and config.num_labels != num_classes:
         config.num_labels = num_classes
     if not trained and hasattr(config, "num_channels"):
@@ -66,8 +66,8 @@ def has_weights(name: str) -> bool:
 
 def preprocess(name: str) -> Preprocess | None:
     """Return what the model's image processor does; None when it has none."""
-    transformers = _transformers()
-    _config(name)
+    transformers = transformers_here()
+    config_of(name)
     try:
         values, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
     except Exception:  # a model without preprocessor_config.json: OSError, or the hub client's own errors
@@ -106,8 +106,9 @@ def _classes(config: Any) -> tuple[str, ...] | None:
     return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
-def _config(name: str) -> Any:
-    transformers = _transformers()
+def config_of(name: str) -> Any:
+    """Return the configuration of a folder or hub id. Raises BadInput."""
+    transformers = transformers_here()
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise BadInput(f"hf:{name}: no config.json in this folder; give one that save_pretrained() wrote")
     if not Path(name).is_dir():
@@ -120,7 +121,8 @@ def _config(name: str) -> Any:
         ) from None
 
 
-def _transformers() -> Any:
+def transformers_here() -> Any:
+    """Return the package. Raises Missing."""
     from .._torchvision import ensure
 
     ensure()

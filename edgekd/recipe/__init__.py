@@ -9,27 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .data import Data, Model, Preprocess
+from .data import Data, Model, Pairs, Preprocess
 from .judging import Bench, Gate
 from .strict import Strict
-from .training import Augment, Distill, Features, Installed, Logits, Objective, TaskLoss, Training
+from .training import (
+    OBJECTIVES,
+    Augment,
+    Distill,
+    Embedding,
+    Features,
+    Installed,
+    Logits,
+    Objective,
+    Similarities,
+    TaskLoss,
+    Training,
+)  # fmt: skip
 from .variants import TRAINED, Activations, Budget, Calibration, Retraining, Scheme, VariantRecipe, Weights
 
 __all__ = [
-    "TRAINED", "Activations", "Augment", "Bench", "Budget", "Calibration", "Data", "Distill", "Features", "Gate", "Installed", "Logits",
-    "Model", "Objective", "Preprocess", "Recipe", "Retraining", "Scheme", "Strict", "TaskLoss", "Training", "VariantRecipe", "Weights",
+    "TRAINED", "Activations", "Augment", "Bench", "Budget", "Calibration", "Data", "Distill", "Embedding", "Features", "Gate", "Installed", "Logits",
+    "Model", "Objective", "Pairs", "Preprocess", "Recipe", "Retraining", "Scheme", "Similarities", "Strict", "TaskLoss", "Training", "VariantRecipe", "Weights",
     "load",
 ]  # fmt: skip
+
+
+TEXT = ("text-embedding",)
+"""Tasks whose samples are text."""
 
 
 class Recipe(Strict):
     """A teacher, data and the devices you ship to."""
 
-    task: Literal["image-classification"] = "image-classification"
+    task: Literal["image-classification", "text-embedding"] = "image-classification"
     data: Data
     teacher: Model | None = None
     student: Model
@@ -43,10 +59,27 @@ class Recipe(Strict):
     seed: int = Field(0, ge=0, lt=2**31)
 
     @property
+    def reads_text(self) -> bool:
+        """Whether its samples are text, not pictures."""
+        return self.task in TEXT
+
+    @property
     def teaching(self) -> Distill:
         """What variants are trained by, before their own changes: `distill`, or what stands for it in a recipe without."""
         as_train = {name: getattr(self.train, name) for name in Training.model_fields}
-        return self.distill or Distill(**as_train, teacher="live")
+        return self.distill or Distill(**as_train, teacher="live", objectives=OBJECTIVES[self.task])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objectives_of_the_task(cls, values: Any) -> Any:
+        """Put the task's usual objectives where `distill` names none, and the teacher's reference where the student's is `teacher`."""
+        if isinstance(values, dict):
+            values = _like_the_teacher(values)
+        distill = values.get("distill") if isinstance(values, dict) else None
+        if isinstance(distill, dict) and "objectives" not in distill:
+            usual = OBJECTIVES.get(str(values.get("task", "image-classification")), ())
+            return {**values, "distill": {**distill, "objectives": usual}}
+        return values
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -63,6 +96,17 @@ class Recipe(Strict):
             if needing:
                 raise ValueError(f"objective `{needing[0]}` needs a teacher: add `teacher: {{model: ...}}`")
         return self
+
+
+def _like_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
+    """Write out `student: {model: teacher}`: what the teacher is made from."""
+    student, teacher = values.get("student"), values.get("teacher")
+    if not isinstance(student, dict) or student.get("model") != "teacher":
+        return values
+    if not isinstance(teacher, dict) or "model" not in teacher:
+        raise ValueError("student.model: `teacher` means a model of the teacher's kind, and there is no teacher: add one")
+    shared = {key: teacher[key] for key in ("model", "tokenizer", "pooling", "preprocess") if key in teacher}
+    return {**values, "student": {**shared, **student, "model": teacher["model"]}}
 
 
 def load(path: str | Path, settings: Sequence[str] = ()) -> Recipe:

@@ -61,6 +61,25 @@ class Features(Strict):
     distance: Literal["mse", "l1", "smooth-l1", "cosine"] = "mse"
 
 
+class Embedding(Strict):
+    """weight * distance between the student's and the teacher's embedding of the same text; over a linear projector where widths differ."""
+
+    kind: Literal["embedding"] = "embedding"
+    weight: float = Field(1.0, ge=0)
+    distance: Literal["cosine", "mse"] = "cosine"
+
+
+class Similarities(Strict):
+    """weight * KL(teacher || student) of how alike each text of a batch is to the others: softmax(similarity / temperature)."""
+
+    kind: Literal["similarities"] = "similarities"
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(0.05, gt=0)
+
+
+KINDS = ("logits", "task", "features", "embedding", "similarities")
+
+
 class Installed(BaseModel):
     """An objective of another package, found by the entry point `edgekd.objectives`; its options are checked by itself."""
 
@@ -75,7 +94,7 @@ class Installed(BaseModel):
 
         from ..names import nearest
 
-        known = ["logits", "task", "features", *entry_points(group="edgekd.objectives").names]
+        known = [*KINDS, *entry_points(group="edgekd.objectives").names]
         if self.kind not in known:
             raise ValueError(f"unknown kind `{self.kind}`{nearest(self.kind, known)}; there are {', '.join(known)}")
         refuse_infinities(self.model_extra)
@@ -84,22 +103,31 @@ class Installed(BaseModel):
 
 def _whose_objective(value: Any) -> str | None:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return kind if kind in ("logits", "task", "features", None) else "installed"
+    return kind if kind in (*KINDS, None) else "installed"
 
 
 Objective = Annotated[
     Annotated[Logits, Tag("logits")]
     | Annotated[TaskLoss, Tag("task")]
     | Annotated[Features, Tag("features")]
+    | Annotated[Embedding, Tag("embedding")]
+    | Annotated[Similarities, Tag("similarities")]
     | Annotated[Installed, Tag("installed")],
     Discriminator(_whose_objective),
 ]
 
 
+OBJECTIVES: dict[str, tuple[Objective, ...]] = {
+    "image-classification": (Logits(weight=0.7), TaskLoss(weight=0.3)),
+    "text-embedding": (Embedding(), Similarities()),
+}
+"""Task -> what a student is fitted to where the recipe does not say."""
+
+
 class Distill(Training):
     """Fit the student to the teacher."""
 
-    objectives: tuple[Objective, ...] = Field((Logits(weight=0.7), TaskLoss(weight=0.3)), min_length=1)
+    objectives: tuple[Objective, ...] = Field(OBJECTIVES["image-classification"], min_length=1)
     teacher: Literal["cached", "live"] = Field(
         "cached", description="cached: the teacher's outputs computed once, memory-mapped"
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ..data import Split, Splits
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
     from ..recipe import Recipe
 
-TASKS = {"image-classification": "edgekd.tasks.image_classification"}
+TASKS = {
+    "image-classification": "edgekd.tasks.image_classification",
+    "text-embedding": "edgekd.tasks.text_embedding",
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,18 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """How to feed, score, export and time a model of this kind."""
+    """How to feed, score, export and time a model of this kind.
+
+    outputs: what forward() returns, as objectives may read it; anything else that they name is a layer. unit: what samples are.
+    """
 
     name: str
     metric: Metric
+    outputs: tuple[str, ...]
+    unit: str
 
     def splits(self, recipe: Recipe) -> Splits:
-        """Load the data, at the picture size that the recipe's models want. Raises BadInput."""
+        """Load the data as the recipe's models want it. Raises BadInput."""
 
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher and student and check that they fit the data and each other. Raises BadInput."""
@@ -55,7 +65,7 @@ class Task(Protocol):
         """Pick what the (first) graph takes out of a batch."""
 
     def forward(self, module: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Run a training forward pass; `logits` is among the outputs."""
+        """Run a training forward pass; return `outputs`."""
 
     def loss(self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], smoothing: float = 0.0) -> torch.Tensor:
         """Return the supervised loss, mean over samples."""
@@ -63,8 +73,23 @@ class Task(Protocol):
     def evaluate(self, run: Runner, split: Split, batch_size: int = 256, advance: Any = None) -> Evaluation:
         """Score whatever answers to `run` on a split. advance(n): called after n more samples."""
 
+    def score(self, outputs: dict[str, np.ndarray], split: Split) -> Evaluation:
+        """Score the outputs that an evaluation on this split kept."""
+
+    def validation_loss(self, made: Evaluation, split: Split) -> float:
+        """Return the loss of an evaluation, which decides between epochs of equal score."""
+
     def graphs(self, model: LoadedModel, splits: Splits) -> list[Graph]:
         """Return the model's exportable graphs, preprocessing folded in."""
+
+    def golden(self, run: Runner, split: Split, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """Return inputs of each graph for some samples; `run` makes what one graph needs of another."""
+
+    def preprocessing(self, model: LoadedModel, split: Split, folder: Path) -> dict[str, Any]:
+        """Return {"host": [...], "graph": [...]}: what is to be done before the graph and what it does itself.
+
+        What the host needs for it (a tokenizer) is written into `folder`, which ships.
+        """
 
 
 def task_of(name: str) -> Task:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import data
-from ..data import Split, Splits
+from ..data import PictureSplit, PictureSplits
 from ..errors import BadInput
 from ..export.graph import Graph, Runner
 from ..recipe import Model, Preprocess, Recipe
@@ -16,6 +16,8 @@ from . import Evaluation, Metric
 from .class_order import check_classes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ..models import LoadedModel
@@ -28,8 +30,10 @@ class ImageClassification:
 
     name = "image-classification"
     metric = Metric("accuracy", higher_is_better=True)
+    outputs = ("logits",)
+    unit = "images"
 
-    def splits(self, recipe: Recipe) -> Splits:
+    def splits(self, recipe: Recipe) -> PictureSplits:
         """Load the data at the largest size that a model wants; a model that wants a smaller one resizes inside.
 
         Crop and interpolation happen once, before both models: they are the student's, which ships, unless it leaves them open.
@@ -44,7 +48,7 @@ class ImageClassification:
         leading = _leading(wanted)
         return data.load(recipe.data, size, recipe.seed, channels, leading.crop, leading.interpolation)
 
-    def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
+    def models(self, recipe: Recipe, splits: PictureSplits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher (None without one) and student, and check that each fits the data. Raises BadInput.
 
         A student that is not distilled must bring weights.
@@ -55,7 +59,7 @@ class ImageClassification:
             check_classes(student.classes, teacher.classes, "student", "the teacher")
         return teacher, student
 
-    def model(self, recipe: Recipe, splits: Splits, role: str, *, need_weights: bool) -> LoadedModel:
+    def model(self, recipe: Recipe, splits: PictureSplits, role: str, *, need_weights: bool) -> LoadedModel:
         """Load one model, teacher or student, and check that it fits the data. Raises BadInput."""
         from .. import models
 
@@ -74,6 +78,7 @@ class ImageClassification:
             seed=recipe.seed,
             need_weights=need_weights,
         )
+        assert made.preprocess is not None  # models.load() gives every picture model one
         _check_channels(made.preprocess, splits.image_shape[2], role)
         _check_outputs(made, splits, role)
         if made.classes:
@@ -95,7 +100,7 @@ class ImageClassification:
         return functional.cross_entropy(outputs["logits"].float(), batch["label"], label_smoothing=smoothing)
 
     def evaluate(
-        self, run: Runner, split: Split, batch_size: int = 256, advance: Callable[[int], object] | None = None
+        self, run: Runner, split: PictureSplit, batch_size: int = 256, advance: Callable[[int], object] | None = None
     ) -> Evaluation:
         """Return the accuracy, 0-1. A sample with a NaN or infinite logit counts as wrong. advance(n): called after n more."""
         parts = []
@@ -104,17 +109,38 @@ class ImageClassification:
             parts.append(run("model", self.inputs(batch))["logits"])
             if advance is not None:
                 advance(len(batch["label"]))
-        logits = np.concatenate(parts)
+        return self.score({"logits": np.concatenate(parts)}, split)
+
+    def score(self, outputs: dict[str, np.ndarray], split: PictureSplit) -> Evaluation:
+        """Return the accuracy of logits (samples, classes), 0-1. A sample with a NaN or infinite logit counts as wrong."""
+        logits = outputs["logits"]
         right = (logits.argmax(axis=1) == split.labels) & np.isfinite(logits).all(axis=1)
         return Evaluation(float(right.mean()), right.astype(np.float32), {"logits": logits})
 
-    def graphs(self, model: LoadedModel, splits: Splits) -> list[Graph]:
+    def validation_loss(self, made: Evaluation, split: PictureSplit) -> float:
+        """Return the cross entropy of an evaluation's logits."""
+        import torch
+
+        return float(self.loss({"logits": torch.from_numpy(made.outputs["logits"])}, {"label": torch.from_numpy(split.labels)}))
+
+    def graphs(self, model: LoadedModel, splits: PictureSplits) -> list[Graph]:
         """Return the one graph: image uint8 (batch, H, W, C) -> logits float32 (batch, classes)."""
         import torch
 
         # Two pictures: exporters take an axis of length 1 for a fixed one.
         example = torch.from_numpy(splits.validation.take(np.arange(2) % len(splits.validation))["image"])
         return [Graph("model", model.module, ("image",), ("logits",), {"image": example}, {"image": {0: "batch"}})]
+
+    def golden(self, run: Runner, split: PictureSplit, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """Return the pictures at those positions."""
+        return {"model": self.inputs(split.take(positions))}
+
+    def preprocessing(self, model: LoadedModel, split: PictureSplit, folder: Path) -> dict[str, Any]:
+        """Return how pictures are brought to the graph's size, and what the graph does with them."""
+        from ..preprocess import description
+
+        assert model.preprocess is not None  # models.load() gives every picture model one
+        return description(model.preprocess, split.image_shape)
 
 
 def _wanted(recipe: Recipe) -> dict[str, Preprocess]:
@@ -149,7 +175,7 @@ def _check_channels(preprocess: Preprocess, channels: int, role: str) -> None:
         )
 
 
-def _check_outputs(model: LoadedModel, splits: Splits, role: str) -> None:
+def _check_outputs(model: LoadedModel, splits: PictureSplits, role: str) -> None:
     """Run one picture through the model and compare what comes out with what the data needs."""
     import torch
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgekd import recipe
-from edgekd.data import Split, Splits
+from edgekd.data import PictureSplit, PictureSplits
 from edgekd.distill.trainer import fit
 from edgekd.distributed import is_main_process
 from edgekd.export.graph import Graph
@@ -31,6 +31,8 @@ class TinyTask:
 
     name = "tiny"
     metric = Metric("accuracy", higher_is_better=True)
+    outputs = ("logits",)
+    unit = "images"
 
     def forward(self, module, batch):
         return {"logits": module(batch["image"])}
@@ -43,6 +45,9 @@ class TinyTask:
         logits = run("model", {"image": taken["image"]})["logits"]
         right = (logits.argmax(1) == taken["label"]).astype(np.float64)
         return Evaluation(float(right.mean()), right, {"logits": logits})
+
+    def validation_loss(self, made, split):
+        return float(self.loss({"logits": torch.from_numpy(made.outputs["logits"])}, {"label": torch.from_numpy(split.labels)}))
 
     def graphs(self, model, splits):
         return [Graph("model", model.module, ("image",), ("logits",), {"image": torch.zeros(1, *splits.image_shape)})]
@@ -64,18 +69,18 @@ def loaded(net: nn.Module, role: str = "student") -> LoadedModel:
     return LoadedModel(Preprocessed(net, preprocess), f"py:{role}", preprocess, CLASSES, count, role)
 
 
-def splits(samples: int = 150, seed: int = 0) -> Splits:
+def splits(samples: int = 150, seed: int = 0) -> PictureSplits:
     """Stripes: level, upright and slanting, with noise; learnable within an epoch or two."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:8, 0:8]
     patterns = np.stack([(rows // 2) % 2, (columns // 2) % 2, ((rows + columns) // 2) % 2]) * 200.0
 
-    def one(name: str, count: int) -> Split:
+    def one(name: str, count: int) -> PictureSplit:
         labels = rng.integers(0, 3, count)
         images = np.clip(patterns[labels] + rng.normal(0, 60, (count, 8, 8)), 0, 255).astype(np.uint8)[..., None]
-        return Split(name, CLASSES, f"{name}-{seed}-{count}", labels.astype(np.int64), (8, 8, 1), lambda i: images[i])
+        return PictureSplit(name, CLASSES, f"{name}-{seed}-{count}", labels.astype(np.int64), (8, 8, 1), lambda i: images[i])
 
-    return Splits(one("train", samples), one("validation", 60), one("test", 60))
+    return PictureSplits(one("train", samples), one("validation", 60), one("test", 60))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from distill import tiny
 from torch import nn
 
 from edgekd import estimate
-from edgekd.data import Split, Splits
+from edgekd.data import PictureSplit, PictureSplits
 from edgekd.distill import objectives, trainer
 from edgekd.distill.trainee import Trainee
 from edgekd.errors import BadInput
@@ -152,8 +152,8 @@ def linear():
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (24, 3, 2, 1)).astype(np.uint8)
     labels = rng.integers(0, 3, 24)
-    split = Split("train", tiny.CLASSES, "linear", labels.astype(np.int64), (3, 2, 1), lambda at: images[at])
-    data = Splits(split, split, split)
+    split = PictureSplit("train", tiny.CLASSES, "linear", labels.astype(np.int64), (3, 2, 1), lambda at: images[at])
+    data = PictureSplits(split, split, split)
     nets = [nn.Sequential(nn.Flatten(), nn.Linear(6, 3, bias=False)) for _ in range(2)]
     with torch.no_grad():
         for net in nets:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from edgekd import data
-from edgekd.data import Split
+from edgekd.data import PictureSplit
 from edgekd.errors import BadInput
 from edgekd.export.graph import torch_runner
 from edgekd.recipe import Recipe
@@ -170,7 +170,7 @@ def test_accuracy_counts_right_answers_and_no_broken_ones():
     answers = np.eye(3, dtype=np.float32)[[2, 0, 1, 0, 1]]
     answers[2, 1] = np.nan  # NumPy's argmax takes a NaN for the largest, so it would be right
     pictures = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
-    split = Split("test", ("a", "b", "c"), "", labels, (1, 1, 1), lambda indices: pictures[indices])
+    split = PictureSplit("test", ("a", "b", "c"), "", labels, (1, 1, 1), lambda indices: pictures[indices])
     sizes = []
     made = TASK.evaluate(lambda name, inputs: {"logits": answers[inputs["image"][:, 0, 0, 0]]}, split, 2, sizes.append)
     assert made.score == pytest.approx(2 / 5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import BadInput
 from ...names import nearest
-from ...recipe import Data
+from ...recipe import Data, Pairs
 from ..records import ROLES, USUAL_NAMES
 
 
@@ -45,12 +45,12 @@ def assign(available: Iterable[str], data: Data) -> dict[str, str]:
     return {role: roles[role] for role in ROLES if role in roles}
 
 
-def grouped(files: Iterable[Path], root: Path, data: Data) -> dict[str, list[Path]]:
+def grouped(files: Iterable[Path], root: Path, data: Data | Pairs) -> dict[str, list[Path]]:
     """Return split name -> files, from names such as test.parquet, train-00000-of-00002.parquet or test/0000.parquet.
 
     Files whose names say nothing are one split, called `train`.
     """
-    known = {name for role in ROLES for name in (*USUAL_NAMES[role], getattr(data, role)) if name}
+    known = {name for role in ROLES for name in (*USUAL_NAMES[role], getattr(data, role, None)) if name}
     groups: dict[str, list[Path]] = {}
     for file in sorted(files):
         candidates = (file.stem, re.split(r"-\d{4,}", file.stem)[0], *reversed(file.relative_to(root).parent.parts))

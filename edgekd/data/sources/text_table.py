@@ -53,9 +53,7 @@ def _records(tables: list[Path], data: Data) -> Records:
 
 def _rows(table: Path, data: Data) -> list[tuple[Path, Any]]:
     """Return (picture path, label) of each row."""
-    rows = _csv(table) if table.suffix.lower() == ".csv" else _jsonl(table)
-    if not rows:
-        raise BadInput(f"{table}: has no rows")
+    rows = rows_of(table)
     image, label = columns(list(rows[0]), data, str(table))
     found = []
     for number, row in enumerate(rows, 1):
@@ -63,6 +61,14 @@ def _rows(table: Path, data: Data) -> list[tuple[Path, Any]]:
             raise BadInput(f"{table}, row {number}: no picture path in column `{image}`; fill it in or leave the row out")
         found.append((table.parent / row[image], row.get(label)))
     return found
+
+
+def rows_of(table: Path) -> list[dict[str, Any]]:
+    """Return the rows of a csv or jsonl file, column -> value. Raises BadInput for one without any."""
+    rows = _csv(table) if table.suffix.lower() == ".csv" else _jsonl(table)
+    if not rows:
+        raise BadInput(f"{table}: has no rows")
+    return rows
 
 
 def _csv(table: Path) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ An objective is a module (a file) with
 
 - `loss(config, step) -> Tensor`: a scalar, mean over samples. `config` is its entry in the recipe, `step` a Step;
 - `NEEDS_TEACHER`: whether it reads `step.teacher`;
+- `READS`: which of the task's outputs it reads there; ("logits",) when absent;
 - `layers(config) -> (student's, teacher's)`, where it reads layers: module names, found in `step.student` and
-  `step.teacher`; an objective that names layers of the teacher reads its logits only if `logits` is among the names;
+  `step.teacher`; an objective that names layers of the teacher reads the task's outputs only if they are among the names;
 - `trained(config, student, teacher) -> Module | None`, where it trains something beside the student. It gets one
   sample's outputs of both, and comes back as `step.trained`.
 
@@ -35,12 +36,14 @@ OBJECTIVES = {
     "logits": "edgekd.distill.objectives.logits",
     "task": "edgekd.distill.objectives.task",
     "features": "edgekd.distill.objectives.features",
+    "embedding": "edgekd.distill.objectives.embedding",
+    "similarities": "edgekd.distill.objectives.similarities",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """What an objective sees in one step: outputs (`logits` and layers by name) of student and teacher, and the batch."""
+    """What an objective sees in one step: outputs (the task's, and layers by name) of student and teacher, and the batch."""
 
     student: dict[str, torch.Tensor]
     teacher: dict[str, torch.Tensor]
@@ -66,6 +69,13 @@ class Objective:
     def layers(self) -> tuple[list[str], list[str]]:
         """Names of the student's and the teacher's layers it reads."""
         return self.module.layers(self.config) if hasattr(self.module, "layers") else ([], [])
+
+    @property
+    def reads(self) -> list[str]:
+        """Names of the teacher's outputs and layers it reads."""
+        if not self.needs_teacher:
+            return []
+        return self.layers[1] or list(getattr(self.module, "READS", ("logits",)))
 
 
 def resolve(configs: tuple[Any, ...]) -> list[Objective]:

@@ -1,0 +1,151 @@
+"""Splits of text, as token ids: single texts to learn from, scored pairs to be judged by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+
+from ..errors import BadInput
+from ..progress import say
+from ..recipe import Data
+from ..text import tokenizer as tokenizers
+from ..text.ragged import Ragged
+from . import text_rows
+from .cut import cut
+from .split import fingerprint_at
+
+_SEED = 20_201
+"""Which pairs are tested on does not change with the recipe's seed."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model reads text. prefix: of the names of its arrays in a batch ("teacher_" where it has tokens of its own)."""
+
+    tokenizer: Any
+    prefix: str = ""
+
+    @property
+    def pad(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Texts as token ids. columns: array name -> (rows, id that pads them): `input_ids` comes with `attention_mask`,
+    `teacher_input_ids` with `teacher_attention_mask`. scores: float64 (N,), of pairs."""
+
+    name: str
+    fingerprint: str
+    columns: Mapping[str, tuple[Ragged, int]] = field(repr=False)
+    scores: np.ndarray | None = field(default=None, repr=False)
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))[0])
+
+    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return samples: for each column its ids, int64 (n, longest of these), its mask (1: a token), and index int64 (n,)."""
+        indices = np.asarray(indices, dtype=np.int64)
+        taken = {"index": indices}
+        for name, (rows, pad) in self.columns.items():
+            taken[name], taken[name.replace("input_ids", "attention_mask")] = rows.padded(indices, pad)
+        return taken
+
+    def at(self, indices: np.ndarray) -> Self:
+        """Return the split of these samples alone, in this order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            fingerprint=fingerprint_at(self, indices),
+            columns={name: (rows.at(indices), pad) for name, (rows, pad) in self.columns.items()},
+            scores=None if self.scores is None else self.scores[indices],
+        )
+
+
+def texts(data: Data, readings: Mapping[str, Reading]) -> TextSplit:
+    """Return the texts to learn from, as each model reads them: role -> Reading. Raises BadInput."""
+    rows = text_rows.read(data, ["text"])
+    if "train" not in rows:
+        raise BadInput(f"data.train: {data.source} has no training split; there: {', '.join(rows)}; name it")
+    found = rows["train"]["text"]
+    if data.limit is not None:
+        found = found[: data.limit]
+    return _split("train", {"": checked(found, data.source, "text")}, data, readings)
+
+
+def pairs(data: Data, readings: Mapping[str, Reading]) -> tuple[TextSplit, TextSplit]:
+    """Return the scored pairs of validation and test. Raises BadInput.
+
+    Where the source has no validation split, its training split is it; else a quarter of the test pairs is put aside for it.
+    """
+    if data.pairs is None:
+        raise BadInput(
+            "data.pairs: text embeddings are judged by pairs of sentences that people scored (STS-B is such a set): "
+            "add `pairs: {source: ...}` to `data`"
+        )
+    kinds = ("sentence1", "sentence2", "score")
+    rows = text_rows.read(data.pairs, kinds)
+    test = rows.get("test") or rows.get("validation") or rows["train"]
+    validation = next((rows[role] for role in ("validation", "train") if role in rows and rows[role] is not test), None)
+    if validation is None:
+        aside, kept = cut(np.zeros(len(test["score"]), np.int64), max(1, len(test["score"]) // 4), _SEED)
+        validation, test = ({k: [v[i] for i in part.tolist()] for k, v in test.items()} for part in (aside, kept))
+    made = []
+    for name, part in (("validation", validation), ("test", test)):
+        count = len(part["score"]) if data.limit is None else min(data.limit, len(part["score"]))
+        scores = _scores(part["score"][:count], data.pairs.source)
+        columns = {
+            p: checked(part[k][:count], data.pairs.source, k) for p, k in (("first_", "sentence1"), ("second_", "sentence2"))
+        }
+        made.append(_split(name, columns, data, readings, scores))
+    return made[0], made[1]
+
+
+def checked(found: list[Any], source: str, kind: str) -> list[str]:
+    """Return the texts of a column. Raises BadInput for the first that is empty or no text."""
+    if not found:
+        raise BadInput(f"{source}: has no rows")
+    for number, text in enumerate(found, 1):
+        if not isinstance(text, str) or not text.strip():
+            what = "empty" if text is None or text == "" or isinstance(text, str) else f"{type(text).__name__}, no text"
+            raise BadInput(f"{source}, row {number}: `{kind}` is {what}; fill it in, or leave the row out")
+    return found
+
+
+def _scores(found: list[Any], source: str) -> np.ndarray:
+    try:
+        scores = np.asarray([float(one) for one in found])
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"data.pairs: {source}: a score that is no number ({error}); name the column with data.pairs.score"
+        ) from None
+    if len(scores) < 3 or not np.isfinite(scores).all() or np.ptp(scores) == 0:
+        raise BadInput(f"data.pairs: {source}: 3 scored pairs at least, with finite scores that differ, are needed to judge by")
+    return scores
+
+
+def _split(
+    name: str, columns: Mapping[str, list[str]], data: Data, readings: Mapping[str, Reading], scores: np.ndarray | None = None
+) -> TextSplit:
+    digest = hashlib.sha256(f"{name} {data.max_tokens}".encode())
+    made: dict[str, tuple[Ragged, int]] = {}
+    for role, reading in readings.items():
+        cuts = 0
+        for column, values in columns.items():
+            ids, were_cut = tokenizers.encode(reading.tokenizer, values, data.max_tokens)
+            made[f"{column}{reading.prefix}input_ids"] = ids, reading.pad
+            cuts += were_cut
+            digest.update(ids.values.tobytes() + ids.ends.tobytes() + bytes([reading.pad % 256]))
+        if cuts:
+            of = sum(len(values) for values in columns.values())
+            say(
+                f"[yellow]data ({name}): {cuts} of {of} texts are longer than {data.max_tokens} tokens of the {role} and were cut[/]"
+            )
+    if scores is not None:
+        digest.update(scores.tobytes())
+    return TextSplit(name, digest.hexdigest()[:32], made, scores)

@@ -1,0 +1,169 @@
+"""Load a model that reads text: hf:ID-or-folder, py:FILE.py:FUNCTION, or a run folder."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import BadInput, first_line
+from ..recipe import Model
+from ..text import tokenizer as tokenizers
+from . import finished, python_file, transformers_model
+from .factorised import factorise
+from .loaded import LoadedModel, Made
+from .loading import split
+from .saving import WEIGHTS
+from .text_encoder import TextEncoder, pooling_of
+from .weights import load_weights
+
+RANK = "embedding_rank"
+"""An argument of ours beside those of a transformers configuration."""
+
+
+def text_encoder(config: Model, *, role: str, seed: int, need_weights: bool, teacher: LoadedModel | None = None) -> LoadedModel:
+    """Load a text encoder, in evaluation mode: its module returns one vector for each text.
+
+    teacher: for a student that starts from its layers. need_weights: refuse a network that would start untrained. Raises BadInput
+    for whatever does not fit.
+    """
+    config = _resolved(config, role)
+    kind, rest = split(config.model, role)
+    made = network(config, "AutoModel", role=role, seed=seed, teacher=teacher)
+    if need_weights and not made.trained:
+        raise BadInput(
+            f"{role}: {config.model} has no trained weights; give `weights: FILE`, or a reference that brings its own"
+        )
+    pooling = config.pooling or (pooling_of(Path(rest)) if kind == "hf" else None) or "mean"
+    return LoadedModel(
+        module=TextEncoder(made.net, pooling).eval(),
+        reference=config.model,
+        preprocess=None,
+        classes=None,
+        parameters=sum(parameter.numel() for parameter in made.net.parameters()),
+        role=role,
+        arguments=made.arguments,
+        tokenizer=tokenizers.of(config, role),
+        pooling=pooling,
+    )
+
+
+def network(config: Model, maker: str, *, role: str, seed: int, teacher: LoadedModel | None = None) -> Made:
+    """Make the bare network with the weights that `config` gives, its reference brings along, or it takes from the teacher.
+
+    maker: which class of transformers makes it, such as AutoModel. Raises BadInput.
+    """
+    kind, rest = split(config.model, role)
+    if kind == "timm":
+        raise BadInput(
+            f"{role}.model: {config.model} reads pictures; a model for text is hf:ID-or-folder or py:FILE.py:FUNCTION"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "py":
+            if config.teacher_layers is not None:
+                raise BadInput(
+                    f"{role}.teacher_layers: the layers of a model of transformers alone can be taken over, not of {config.model}"
+                )
+            made = python_file.make(rest, dict(config.arguments), 0, 0)
+        else:
+            made = _of_transformers(config, rest, maker, role)
+            if config.teacher_layers is not None and config.weights is None:
+                _take_over(made.net, teacher, config.teacher_layers, role)
+                made = replace(made, trained=True)
+            if RANK in made.arguments:
+                factorise(made.net, made.arguments[RANK], role)
+    if config.weights is not None:
+        load_weights(made.net, config.weights, role)
+        made = replace(made, trained=True)
+    return made
+
+
+def _resolved(config: Model, role: str) -> Model:
+    """Return what a run folder's model was made from, with the weights that lie there."""
+    folder = finished.folder_of(config.model) if split(config.model, role)[0] == "folder" else None
+    if folder is None:
+        return config
+    card = finished.card_of(config.model)
+    return config.model_copy(
+        update={
+            "model": finished.reference_of(folder, card["reference"]),
+            "weights": config.weights or folder / WEIGHTS,
+            "tokenizer": config.tokenizer or str(folder),
+            "pooling": config.pooling or card.get("pooling"),
+            "teacher_layers": None,
+            "arguments": {**card["arguments"], **config.arguments},
+        }
+    )
+
+
+def _of_transformers(config: Model, name: str, maker: str, role: str) -> Made:
+    transformers = transformers_model.transformers_here()
+    wanted = transformers_model.config_of(name)
+    arguments = dict(config.arguments)
+    if config.teacher_layers is not None and config.weights is None:
+        arguments.setdefault("num_hidden_layers", len(config.teacher_layers))
+    for key, value in arguments.items():
+        if key == RANK:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise BadInput(f"{role}.arguments.{RANK}: a whole number, not {value!r}")
+        elif not hasattr(wanted, key):
+            raise BadInput(
+                f"{role}.arguments: the configuration of hf:{name} has no `{key}`; it has names such as num_hidden_layers"
+            )
+        else:
+            setattr(wanted, key, value)
+    wanted._attn_implementation = "eager"  # plain products and a softmax, which every exporter and quantizer knows
+    trained = config.weights is None and config.teacher_layers is None and transformers_model.has_weights(name)
+    try:
+        make = getattr(transformers, maker)
+        if trained:
+            net = make.from_pretrained(name, config=wanted, trust_remote_code=False)
+        else:
+            net = make.from_config(wanted, trust_remote_code=False)
+    except Exception as error:  # ValueError, OSError, RuntimeError or the hub client's own, by cause
+        raise BadInput(f"{role}: hf:{name}: cannot be loaded with {maker} ({first_line(error)[:200]})") from None
+    if getattr(net, "pooler", None) is not None:
+        net.pooler = None  # reads the first token for BERT's next-sentence task; nothing here uses what it makes
+    return Made(net.float(), None, trained, arguments)
+
+
+def _take_over(net: Any, teacher: LoadedModel | None, layers: tuple[int, ...], role: str) -> None:
+    """Copy the named layers of the teacher, in this order, and everything outside the layers. Raises BadInput."""
+    if teacher is None:
+        raise BadInput(f"{role}.teacher_layers: there is no teacher to take layers from: add `teacher: {{model: ...}}`")
+    other: Any = teacher.module.net
+    mine, theirs = (_layers_of(one) for one in (net, other))
+    if mine is None or theirs is None:
+        raise BadInput(f"{role}.teacher_layers: {type(net).__name__} has no single stack of layers to choose from")
+    (prefix, stack), (other_prefix, other_stack) = mine, theirs
+    if wrong := [number for number in layers if number >= len(other_stack)]:
+        raise BadInput(f"{role}.teacher_layers: the teacher has layers 0 to {len(other_stack) - 1}, no {wrong[0]}")
+    if len(stack) != len(layers):
+        raise BadInput(
+            f"{role}.teacher_layers: {len(layers)} layers for a student of {len(stack)}; leave num_hidden_layers out"
+        )
+    state = {name: value for name, value in other.state_dict().items() if not name.startswith(f"{other_prefix}.")}
+    for number, layer in enumerate(layers):
+        state |= {f"{prefix}.{number}.{name}": value for name, value in other_stack[layer].state_dict().items()}
+    wanted = net.state_dict()
+    unlike = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
+    if unlike:
+        found = tuple(state[unlike[0]].shape) if unlike[0] in state else "nothing"
+        raise BadInput(
+            f"{role}.teacher_layers: the student's `{unlike[0]}` is {tuple(wanted[unlike[0]].shape)}, and the teacher has {found} "
+            f"there: only models of the same kind and width share layers; leave teacher_layers out, or change `arguments`"
+        )
+    net.load_state_dict({name: copy.deepcopy(state[name]) for name in wanted})
+
+
+def _layers_of(net: Any) -> tuple[str, nn.ModuleList] | None:
+    """Return name and content of the model's stack of layers; None where it has none or several."""
+    count = getattr(getattr(net, "config", None), "num_hidden_layers", None)
+    found = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    outer = [(name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)]
+    return outer[0] if len(outer) == 1 else None

@@ -1,0 +1,1 @@
+"""Text: tokenizers, whether two models read the same tokens, and generation."""

@@ -1,0 +1,102 @@
+"""A model's tokenizer: from its folder or a hub id, as transformers has it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, Missing, first_line
+from ..hub_access import prefer_cache_when_unreachable
+from ..recipe import Model
+from .ragged import Ragged
+
+FILE = "tokenizer.json"
+"""What ships: the whole tokenizer, as the `tokenizers` library and its ports to other languages read it."""
+
+
+def of(config: Model, role: str) -> Any:
+    """Return the tokenizer of a model: the one that the recipe names, else the one where the model is. Raises BadInput."""
+    if config.tokenizer:
+        return load(config.tokenizer, f"{role}.tokenizer")
+    kind, colon, rest = config.model.partition(":")
+    if colon and kind == "hf":
+        return load(rest, f"{role}.model")
+    from ..models import finished
+
+    if folder := finished.folder_of(config.model):
+        return load(str(folder), f"{role}.model")
+    raise BadInput(f"{role}: {config.model} brings no tokenizer: add `tokenizer: FOLDER-OR-HUB-ID` to the {role}")
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str, where: str) -> Any:
+    """Load a tokenizer. where: the key of the recipe, for messages. Raises BadInput when there is none, or none of the fast kind."""
+    transformers = _transformers()
+    if Path(name).is_dir():
+        if not any((Path(name) / file).is_file() for file in (FILE, "tokenizer_config.json", "vocab.txt", "spiece.model")):
+            raise BadInput(f"{where}: no tokenizer in {name} ({FILE} is what to put there, or name another with `tokenizer`)")
+    else:
+        prefer_cache_when_unreachable()
+    try:
+        made = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # OSError, ValueError or the hub client's own, by cause
+        raise BadInput(
+            f"{where}: no tokenizer to be had from {name}, neither as a folder nor from the hub or its cache ({first_line(error)[:200]})"
+        ) from None
+    if not made.is_fast:
+        raise BadInput(
+            f"{where}: {name} has a tokenizer written in Python alone, which no device can run; convert it to {FILE} "
+            "(transformers.convert_slow_tokenizer)"
+        )
+    return made
+
+
+def text_of(tokenizer: Any) -> str:
+    """Return the whole tokenizer as text, the content of tokenizer.json, without cutting and padding: those are settings of a call."""
+    from tokenizers import Tokenizer
+
+    copied = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copied.no_truncation()
+    copied.no_padding()
+    return str(copied.to_str(pretty=False))
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Return a hash of what the tokenizer does."""
+    return hashlib.sha256(text_of(tokenizer).encode()).hexdigest()[:32]
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int, special: bool = True) -> tuple[Ragged, int]:
+    """Return each text's token ids, cut to max_tokens, and how many texts were cut.
+
+    special: with the tokens that the tokenizer puts around a text.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.enable_truncation(max_tokens)
+    try:
+        made = backend.encode_batch(list(texts), add_special_tokens=special)
+    finally:
+        backend.no_truncation()
+    return Ragged.of([one.ids for one in made]), sum(bool(one.overflowing) for one in made)
+
+
+def ship(tokenizer: Any, folder: Path) -> Path:
+    """Write tokenizer.json into a folder."""
+    file = folder / FILE
+    file.write_text(text_of(tokenizer), encoding="utf-8")
+    return file
+
+
+def _transformers() -> Any:
+    from .._torchvision import ensure
+
+    ensure()
+    try:
+        import transformers
+    except ImportError:
+        raise Missing("text needs transformers: pip install 'edgekd[transformers]'") from None
+    return transformers
