@@ -38,14 +38,14 @@ __all__ = [
 ]  # fmt: skip
 
 
-TEXT = ("text-embedding",)
+TEXT = ("text-embedding", "causal-lm", "seq2seq-lm")
 """Tasks whose samples are text."""
 
 
 class Recipe(Strict):
     """A teacher, data and the devices you ship to."""
 
-    task: Literal["image-classification", "text-embedding"] = "image-classification"
+    task: Literal["image-classification", "text-embedding", "causal-lm", "seq2seq-lm"] = "image-classification"
     data: Data
     teacher: Model | None = None
     student: Model

@@ -120,6 +120,8 @@ Objective = Annotated[
 OBJECTIVES: dict[str, tuple[Objective, ...]] = {
     "image-classification": (Logits(weight=0.7), TaskLoss(weight=0.3)),
     "text-embedding": (Embedding(), Similarities()),
+    "causal-lm": (Logits(weight=0.9, temperature=1), TaskLoss(weight=0.1)),
+    "seq2seq-lm": (Logits(weight=0.9, temperature=1), TaskLoss(weight=0.1)),
 }
 """Task -> what a student is fitted to where the recipe does not say."""
 

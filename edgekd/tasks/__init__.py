@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 TASKS = {
     "image-classification": "edgekd.tasks.image_classification",
     "text-embedding": "edgekd.tasks.text_embedding",
+    "causal-lm": "edgekd.tasks.causal_lm",
+    "seq2seq-lm": "edgekd.tasks.seq2seq_lm",
 }
 
 
