@@ -15,7 +15,7 @@ from . import divergence, imported
 from .backends import Means, backend_of, tensors_of, wrong_with
 from .errors import Missing
 from .export import artifact as artifacts
-from .export.graph import torch_runner
+from .export.graph import Running, torch_runner
 from .export.onnx import modules_of
 from .parity import Parity, compare
 from .quantize.variant import Variant, file_runner
@@ -165,7 +165,10 @@ def _run(asked: Question, *, exact: bool = False, providers: Counter[str] | None
 
     if any(session(name) is None for name in asked.artifact.graphs):
         return None
-    return lambda name, inputs: session(name).run(inputs)  # type: ignore[union-attr]
+    return Running(
+        lambda name, inputs: session(name).run(inputs),  # type: ignore[union-attr]
+        lambda: asked.artifact.record["graphs"],
+    )
 
 
 def _evaluate(asked: Question, run: Runner) -> Evaluation:

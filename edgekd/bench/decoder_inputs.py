@@ -31,12 +31,17 @@ _PRESENT = (("past_key_values", "present"), ("past_key_values", "present_key_val
 
 @dataclass
 class State:
-    """Where a generation stands: what is read next, how many positions the cache holds, what the graphs have made."""
+    """Where a generation stands: what is read next, how many positions the cache holds, what the graphs have made.
+
+    mask, source_mask: 1 for a token and 0 for padding, (batch, past + n) and (batch, source); all tokens where None.
+    """
 
     ids: np.ndarray  # (batch, n)
     past: int
     cache: dict[str, np.ndarray] = field(default_factory=dict)
     encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    mask: np.ndarray | None = None
+    source_mask: np.ndarray | None = None
 
 
 def named(interface: Interface, side: str) -> list[str]:
@@ -94,17 +99,19 @@ def maker(graph: str, declared: Declared, made: Sequence[str], batch: int) -> Ca
     if name in IDS:
         return lambda state: np.ascontiguousarray(state.ids, dtype)
     if name in _MASKS and rank == 2:
-        return lambda state: np.ones((batch, state.past + state.ids.shape[1]), dtype)
+        return lambda state: _mask(state.mask, (batch, state.past + state.ids.shape[1]), dtype)
     if name == "encoder_attention_mask" and rank == 2:
-        return lambda state: np.ones((batch, _source_length(state)), dtype)
+        return lambda state: _mask(state.source_mask, (batch, _source_length(state)), dtype)
     if name in _POSITIONS and rank == 2:
-        return lambda state: np.ascontiguousarray(np.broadcast_to(_positions(state, dtype), state.ids.shape))
+        return lambda state: _places(state, dtype)
     if name == "cache_position" and rank == 1:
         return lambda state: _positions(state, dtype)
     if name == "token_type_ids":
         return lambda state: np.zeros(state.ids.shape, dtype)
     if name == "use_cache_branch":
         return lambda state: np.full([1] * rank, state.past > 0)
+    if name == "logits_to_keep" and rank == 1 and not _fixed(declared["shape"][0]):
+        return lambda state: np.array([state.ids.shape[1] - 1], dtype)  # places, of which the last alone is wanted
     if name in _LAST:
         return lambda state: np.ones([1] * rank, dtype)
     raise BadInput(
@@ -119,7 +126,7 @@ def empty_cache(graph: str, declared: Declared, batch: int) -> np.ndarray:
     Raises BadInput where that has no open axis for the positions, or more than one.
     """
     shape, told = list(declared["shape"]), _told(graph, declared)
-    open_axes = [place for place, axis in enumerate(shape) if place and not (isinstance(axis, int) and axis > 0)]
+    open_axes = [place for place, axis in enumerate(shape) if place and not _fixed(axis)]
     if not open_axes:
         raise BadInput(f"{told}: a cache of fixed length is not understood; export it with an open axis for the past")
     if len(open_axes) != 1 or len(shape) != 4:
@@ -133,6 +140,21 @@ def empty_cache(graph: str, declared: Declared, batch: int) -> np.ndarray:
 def _presents(past: str) -> list[str]:
     """Return how the output that goes with a cache input may be called."""
     return [past.replace(old, new, 1) for old, new in _PRESENT]
+
+
+def _fixed(axis: Any) -> bool:
+    return isinstance(axis, int) and axis > 0
+
+
+def _mask(given: np.ndarray | None, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    return np.ones(shape, dtype) if given is None else np.ascontiguousarray(given, dtype)
+
+
+def _places(state: State, dtype: np.dtype[Any]) -> np.ndarray:
+    """Return each token's position in its text, (batch, n): padding before it is not counted."""
+    if state.mask is None:
+        return np.ascontiguousarray(np.broadcast_to(_positions(state, dtype), state.ids.shape))
+    return np.maximum(np.cumsum(state.mask, axis=1)[:, state.past :] - 1, 0).astype(dtype)
 
 
 def _positions(state: State, dtype: np.dtype[Any]) -> np.ndarray:

@@ -8,7 +8,7 @@ definitions.py. numpy and the standard library alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,63 @@ def call(
     return Generation(sessions, interfaces, form, prompt_ids, new_tokens, start, given or {})
 
 
+class Steps:
+    """The graphs of a language model, called one after the other: what each takes is made from the state, and what it makes kept there.
+
+    reads: whether an encoder reads the prompt's ids, so that the decoder begins with an id of its own.
+    """
+
+    def __init__(
+        self,
+        run: Mapping[str, Callable[[Arrays], Mapping[str, np.ndarray]]],
+        interfaces: Mapping[str, Interface],
+        form: Form,
+        batch: int,
+        given: Arrays,
+    ) -> None:
+        self.form, self._run = form, run
+        self._given = {name: np.ascontiguousarray(value) for name, value in given.items()}
+        made: list[str] = []
+        self.reads = False
+        self._makers = {}
+        if form.encoder:
+            encoder = interfaces[form.encoder]
+            made, self.reads = named(encoder, "outputs"), ids_of(encoder) is not None
+            asked = [one for one in encoder["inputs"] if one["name"] not in self._given]
+            self._makers[form.encoder] = {one["name"]: maker(form.encoder, one, [], batch) for one in asked}
+        for graph in (form.first, form.step):
+            self._makers[graph] = {one["name"]: maker(graph, one, made, batch) for one in interfaces[graph]["inputs"]}
+        past = [one for one in caches(interfaces[form.step]) if encoded(one["name"], made) is None]
+        self._kept = {graph: kept(past, named(interfaces[graph], "outputs")) for graph in (form.first, form.step)}
+        for one in past:
+            if one["name"] not in self._kept[form.first]:
+                raise BadInput(f"graph `{form.step}`: no graph has an output that goes with its input `{one['name']}`")
+        self._empty = {one["name"]: empty_cache(form.first, one, batch) for one in past} if form.first == form.step else {}
+
+    def begin(self, ids: np.ndarray, mask: np.ndarray | None = None) -> State:
+        """Return the state in which the decoder has yet to read `ids`, (batch, n). mask: 0 where they are padding."""
+        return State(ids, 0, dict(self._empty), mask=mask)
+
+    def encode(self, state: State, ids: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Let the encoder read `ids`, (batch, source). mask: 0 where they are padding."""
+        assert self.form.encoder is not None
+        feeds = self._feeds(self.form.encoder, State(ids, 0, mask=mask))
+        state.encoded, state.source_mask = self._run[self.form.encoder]({**self._given, **feeds}), mask
+
+    def logits(self, graph: str, state: State) -> np.ndarray:
+        """Run a decoder graph on what the state says is next; return the scores of the token after it, (batch, vocabulary)."""
+        made = self._run[graph](self._feeds(graph, state))
+        for name, output in self._kept[graph].items():
+            if state.past == 0 or not crosses(name):  # later a merged graph returns what the encoder made as empty arrays
+                state.cache[name] = made[output]
+        state.past += state.ids.shape[1]
+        logits = made["logits"]
+        return logits if logits.ndim == 2 else logits[:, -1]
+
+    def _feeds(self, graph: str, state: State) -> dict[str, np.ndarray]:
+        return {name: make(state) for name, make in self._makers[graph].items()}
+
+
 class Generation:
     """A call that generates. `ids`: what the last one made, (batch, new_tokens)."""
 
@@ -115,35 +172,19 @@ class Generation:
     ) -> None:
         self.form, self.prompt_ids, self.new_tokens = form, prompt_ids, new_tokens
         self.ids = np.empty((len(prompt_ids), 0), np.int64)
-        self._run = {graph: session.run for graph, session in sessions.items()}
-        self._given = {name: np.ascontiguousarray(value) for name, value in given.items()}
-        batch, made, reads = len(prompt_ids), [], False
-        self._makers = {}
-        if form.encoder:
-            encoder = interfaces[form.encoder]
-            made, reads = named(encoder, "outputs"), ids_of(encoder) is not None
-            asked = [one for one in encoder["inputs"] if one["name"] not in self._given]
-            self._makers[form.encoder] = {one["name"]: maker(form.encoder, one, [], batch) for one in asked}
-        self._start = np.full((batch, 1), start) if reads else prompt_ids
-        for graph in (form.first, form.step):
-            self._makers[graph] = {one["name"]: maker(graph, one, made, batch) for one in interfaces[graph]["inputs"]}
+        run = {graph: session.run for graph, session in sessions.items()}
+        self._steps = Steps(run, interfaces, form, len(prompt_ids), given)
+        self._start = np.full((len(prompt_ids), 1), start) if self._steps.reads else prompt_ids
         _refuse_length(form.first, interfaces[form.first], self._start.shape[1])
-        past = [one for one in caches(interfaces[form.step]) if encoded(one["name"], made) is None]
-        self._kept = {graph: kept(past, named(interfaces[graph], "outputs")) for graph in (form.first, form.step)}
-        for one in past:
-            if one["name"] not in self._kept[form.first]:
-                raise BadInput(f"graph `{form.step}`: no graph has an output that goes with its input `{one['name']}`")
-        self._empty = {one["name"]: empty_cache(form.first, one, batch) for one in past} if form.first == form.step else {}
 
     def __call__(self) -> dict[str, Any]:
         now = time.perf_counter_ns
         marks: dict[str, Any] = {}
         ids, gaps = [], []
         begin = now()
-        state = State(self._start, 0, dict(self._empty))
+        state = self._steps.begin(self._start)
         if self.form.encoder is not None:
-            feeds = self._feeds(self.form.encoder, State(self.prompt_ids, 0))
-            state.encoded = self._run[self.form.encoder]({**self._given, **feeds})
+            self._steps.encode(state, self.prompt_ids)
             marks["encode"] = now() - begin
         ids.append(self._next(self.form.first, state))
         last = now()
@@ -157,18 +198,9 @@ class Generation:
         marks["tokens"] = gaps
         return marks
 
-    def _feeds(self, graph: str, state: State) -> dict[str, np.ndarray]:
-        return {name: make(state) for name, make in self._makers[graph].items()}
-
     def _next(self, graph: str, state: State) -> np.ndarray:
-        """Run a decoder graph on what the state says is next; return the likeliest token, (batch, 1), which is next then."""
-        made = self._run[graph](self._feeds(graph, state))
-        for name, output in self._kept[graph].items():
-            if state.past == 0 or not crosses(name):  # later a merged graph returns what the encoder made as empty arrays
-                state.cache[name] = made[output]
-        state.past += state.ids.shape[1]
-        logits = made["logits"]
-        state.ids = np.argmax(logits if logits.ndim == 2 else logits[:, -1], axis=-1)[:, None]
+        """Return the likeliest token after what the state says is next, (batch, 1), which is next then."""
+        state.ids = np.argmax(self._steps.logits(graph, state), axis=-1)[:, None]
         return state.ids
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[str, Arrays], dict[str, np.ndarray]]
 """Runs a named graph: (graph name, inputs) -> outputs. A torch module, a file and a device all look like this."""
+
+Interfaces = Mapping[str, Mapping[str, list[dict[str, Any]]]]
+"""graph -> {"inputs": [{name, dtype, shape}], "outputs": [...]}; a dynamic axis is its name."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A Runner that also tells what its graphs take, which an empty key-value cache is made from."""
+
+    run: Runner
+    interfaces: Callable[[], Interfaces]
+
+    def __call__(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        return self.run(name, inputs)
+
+
+def interfaces_of(run: Runner) -> Interfaces:
+    """Return what the graphs behind a Runner take and make. Raises TypeError for a plain function, which does not tell."""
+    if not isinstance(run, Running):
+        raise TypeError("a language model needs a Runner that tells what its graphs take: edgekd.export.graph.Running")
+    return run.interfaces()
 
 
 @dataclass(frozen=True)
@@ -32,8 +53,18 @@ class Graph:
     example: dict[str, torch.Tensor]
     dynamic: dict[str, dict[int, str]] = field(default_factory=dict)
 
+    @property
+    def interface(self) -> dict[str, list[dict[str, Any]]]:
+        """Its {"inputs": [{name, dtype, shape}], "outputs": [...]}; the shapes of outputs are not known before a call."""
+        inputs = []
+        for name in self.inputs:
+            example, axes = self.example[name], self.dynamic.get(name, {})
+            shape = [axes.get(axis, length) for axis, length in enumerate(example.shape)]
+            inputs.append({"name": name, "dtype": str(example.dtype).removeprefix("torch."), "shape": shape})
+        return {"inputs": inputs, "outputs": [{"name": name, "dtype": "float32", "shape": []} for name in self.outputs]}
 
-def torch_runner(graphs: list[Graph], device: str = "cpu") -> Runner:
+
+def torch_runner(graphs: list[Graph], device: str = "cpu") -> Running:
     """Return a Runner over the graphs' torch modules, in evaluation mode and without gradients."""
     import torch
 
@@ -48,4 +79,4 @@ def torch_runner(graphs: list[Graph], device: str = "cpu") -> Runner:
         outputs = made if isinstance(made, tuple | list) else (made,)
         return {key: value.float().cpu().numpy() for key, value in zip(graph.outputs, outputs, strict=True)}
 
-    return run
+    return Running(run, lambda: {graph.name: graph.interface for graph in graphs})

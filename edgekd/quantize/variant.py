@@ -14,7 +14,7 @@ from ..errors import BadInput
 from ..recipe import Scheme
 
 if TYPE_CHECKING:
-    from ..export.graph import Arrays, Runner
+    from ..export.graph import Arrays, Runner, Running
     from ..targets import Target
 
 
@@ -92,9 +92,10 @@ def load(folder: Path) -> Variant:
         raise BadInput(f"{path}: damaged ({error}); make the variant again with `edgekd quantize`") from None
 
 
-def file_runner(files: Mapping[str, Path], backend: str = "onnxruntime", exact: bool = True, **options: Any) -> Runner:
+def file_runner(files: Mapping[str, Path], backend: str = "onnxruntime", exact: bool = True, **options: Any) -> Running:
     """Return a Runner over graph files, each loaded when first called. exact: the arithmetic as written."""
     from ..backends import backend_of
+    from ..export.graph import Running
 
     sessions: dict[str, Any] = {}
 
@@ -103,7 +104,7 @@ def file_runner(files: Mapping[str, Path], backend: str = "onnxruntime", exact: 
             sessions[name] = backend_of(backend).load(files[name], exact=exact, **options)
         return sessions[name].run(inputs)
 
-    return run
+    return Running(run, lambda: {name: backend_of(backend).interface(file) for name, file in files.items()})
 
 
 def reference_runner(variant: Variant, network: Runner | None) -> Runner:
