@@ -182,7 +182,7 @@ def bench(
 ) -> None:
     """Measure: how fast is each file, and is one really faster than the other.
 
-    Things are timed alternately (A B B A), each in a process of its own, until
+    Things are timed alternately (A B A B), each in a process of its own, until
     the interval of their ratio is narrow (bench.interval), or bench.max_seconds
     are spent. What the numbers mean:
 

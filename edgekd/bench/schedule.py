@@ -220,9 +220,13 @@ def _expected(one: Timed) -> float:
     return one.call * (one.calls + one.settle)
 
 
-def _round(running: Sequence[Timed], number: int) -> Sequence[Timed]:
-    """Return the order of a round: A B, B A, A B, ..."""
-    return running if number % 2 == 0 else running[::-1]
+def _round(running: Sequence[Timed], launch: int) -> Sequence[Timed]:
+    """Return the order of a round: A B, A B, ... in one launch, B A, B A, ... in the next.
+
+    In the order A B, B A every other block follows one of its own thing, and was up to 3 % faster for it (1 ms a call, weights of 10 MB, two
+    cores): of six blocks B had three such and A two, which made B 1 % faster than its own copy in 60 launches.
+    """
+    return running if launch % 2 == 0 else running[::-1]
 
 
 def _to_the_end(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[float], None], meter: Any, launch: int) -> None:
@@ -232,7 +236,7 @@ def _to_the_end(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[
     """
     running, rounds = list(timed), 0
     while running:
-        for one in _round(running, rounds):
+        for one in _round(running, launch):
             if one.blocks and one.seconds + _expected(one) > job["max_seconds"]:
                 one.told["stopped_by"] = "max_seconds"
                 continue
@@ -253,7 +257,7 @@ def _a_share(timed: Sequence[Timed], job: Mapping[str, Any], tell: Callable[[flo
     before = [(one.warm, one.count) for one in timed]
     rounds = 0
     while True:
-        for one in _round(timed, rounds):
+        for one in _round(timed, launch):
             _block(one, job, meter, launch)
         rounds += 1
         spent = max(one.seconds for one in timed) / job["max_seconds"]

@@ -52,7 +52,7 @@ def measure(
     """Time things side by side on a device (None: this machine); save their raw samples in `folder`.
 
     Each cell in turn, each thing in a fresh process. Samples are .npy of seconds, shape (blocks, calls): row k of every thing
-    was timed in the same round, in the order A B B A; with streams rows differ in length and are filled up with NaN.
+    was timed in the same round, in the order A B in one launch and B A in the next; with streams rows differ in length and are filled up with NaN.
     progress(share done, what is being done). one_control: compare everything with one thing, else within each target.
     Raises BadInput (two things with one label, a file that is missing, what the device takes not or cannot do, told before anything
     is timed), Missing, and process.WorkerDied (names the thing).
