@@ -11,6 +11,8 @@ import numpy as np
 
 IDENTICAL_DB = 200.0
 """Stands for a difference of exactly 0, whose ratio has no number."""
+TOKENS = "tokens"
+"""An output of this name is token ids, the same or not; how far two of them lie apart says nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +21,34 @@ class Parity:
 
     max_abs: max|y - r|. relative: max_abs / max|r|. sqnr_db: 10 log10(sum r^2 / sum (y - r)^2), at most IDENTICAL_DB.
     A NaN or infinity on one side alone, or another shape, is an infinite difference; `reason` then says which.
+    agreement: the share of tokens that are the same, of language models.
     """
 
     max_abs: float
     relative: float
     sqnr_db: float
     reason: str | None = None
+    agreement: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values: None stands for infinite."""
-        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(self).items()}
+        told = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(self).items()}
+        return told if self.agreement is not None else {key: v for key, v in told.items() if key != "agreement"}
 
 
 def compare(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Parity:
     """Return the worst over the tensors of `reference`: the largest error and the lowest ratio, whichever tensors they are of."""
-    found = [_tensor(name, r, outputs.get(name)) for name, r in reference.items()]
+    found = [_tensor(name, r, outputs.get(name)) for name, r in reference.items() if name != TOKENS]
     worst = max(found, key=lambda p: (p.relative, -p.sqnr_db))
-    return replace(worst, max_abs=max(p.max_abs for p in found), sqnr_db=min(p.sqnr_db for p in found))
+    same = agreement(reference[TOKENS], outputs[TOKENS]) if TOKENS in reference and TOKENS in outputs else None
+    return replace(worst, max_abs=max(p.max_abs for p in found), sqnr_db=min(p.sqnr_db for p in found), agreement=same)
+
+
+def agreement(reference: np.ndarray, tokens: np.ndarray) -> float:
+    """Return the share of places, 0-1, that hold the same token; rows (n, tokens) that are longer on one side differ there."""
+    width = max(reference.shape[1], tokens.shape[1])
+    r, y = (np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=-1) for one in (reference, tokens))
+    return float((r == y).mean())
 
 
 def _tensor(name: str, r: np.ndarray, y: np.ndarray | None) -> Parity:

@@ -140,12 +140,12 @@ class Steps:
     def encode(self, state: State, ids: np.ndarray, mask: np.ndarray | None = None) -> None:
         """Let the encoder read `ids`, (batch, source). mask: 0 where they are padding."""
         assert self.form.encoder is not None
-        feeds = self._feeds(self.form.encoder, State(ids, 0, mask=mask))
+        feeds = self.feeds(self.form.encoder, State(ids, 0, mask=mask))
         state.encoded, state.source_mask = self._run[self.form.encoder]({**self._given, **feeds}), mask
 
     def logits(self, graph: str, state: State) -> np.ndarray:
         """Run a decoder graph on what the state says is next; return the scores of the token after it, (batch, vocabulary)."""
-        made = self._run[graph](self._feeds(graph, state))
+        made = self._run[graph](self.feeds(graph, state))
         for name, output in self._kept[graph].items():
             if state.past == 0 or not crosses(name):  # later a merged graph returns what the encoder made as empty arrays
                 state.cache[name] = made[output]
@@ -153,7 +153,8 @@ class Steps:
         logits = made["logits"]
         return logits if logits.ndim == 2 else logits[:, -1]
 
-    def _feeds(self, graph: str, state: State) -> dict[str, np.ndarray]:
+    def feeds(self, graph: str, state: State) -> dict[str, np.ndarray]:
+        """Return what a graph takes next."""
         return {name: make(state) for name, make in self._makers[graph].items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import inspect
 import io
 import json
 import logging
@@ -55,7 +56,10 @@ def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.
     import torch
 
     module = graph.module.to("cpu").eval()
-    axes = {name: {axis: torch.export.Dim(label) for axis, label in of.items()} for name, of in graph.dynamic.items()}
+    axes: dict[str, dict[int, Any]] = {name: dict(of) for name, of in graph.dynamic.items()}
+    if not any("+" in label for of in graph.dynamic.values() for label in of.values()):
+        # A plain name binds its axes together. A sum of others (a cache's) is found out by torch itself, from names alone.
+        axes = {name: {axis: torch.export.Dim(label) for axis, label in of.items()} for name, of in axes.items()}
     shapes: Any = tuple(axes.get(name) for name in graph.inputs)
     arguments: Any = tuple(_example(graph, name) for name in graph.inputs)
     if opened:
@@ -66,6 +70,8 @@ def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.
         with _quiet(), torch.no_grad():
             made = torch.onnx.export(
                 module,
+    else:
+        shapes = _as_parameters(module, shapes)
                 arguments,
                 input_names=[*graph.inputs, *opened],
                 output_names=list(graph.outputs),
@@ -95,6 +101,13 @@ def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.
 def _opened(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
     """Return the same module, called with (its arguments, the named weights). Its parts keep their names."""
     import torch
+
+def _as_parameters(module: torch.nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return one entry for each parameter of forward(): those that its `*past` takes belong together."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    at = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(shapes)
+    return (*shapes[:at], shapes[at:]) if at < len(shapes) else shapes
+
 
     class Opened(type(module)):  # type: ignore[misc]
         def forward(self, arguments: tuple[torch.Tensor, ...], weights: list[torch.Tensor]) -> Any:

@@ -4,9 +4,10 @@
 >>> model.module(pictures)  # uint8 (n, H, W, C) -> logits (n, classes)
 """
 
+from .causal_lm import causal_lm
 from .loaded import LoadedModel
 from .loading import load, preprocess_of
 from .saving import restore, save
 from .text_model import text_encoder
 
-__all__ = ["LoadedModel", "load", "preprocess_of", "restore", "save", "text_encoder"]
+__all__ = ["LoadedModel", "causal_lm", "load", "preprocess_of", "restore", "save", "text_encoder"]

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..preprocess import Preprocessed
 from ..recipe import Preprocess
+from .causal_lm import CausalLM
 from .text_encoder import TextEncoder
 
 
@@ -22,7 +23,7 @@ class LoadedModel:
     arguments: what its maker was called with beyond the defaults; with the reference, enough to make the same network again.
     """
 
-    module: Preprocessed | TextEncoder
+    module: Preprocessed | TextEncoder | CausalLM
     reference: str
     preprocess: Preprocess | None
     classes: tuple[str, ...] | None

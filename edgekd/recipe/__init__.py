@@ -41,6 +41,8 @@ __all__ = [
 TEXT = ("text-embedding", "causal-lm", "seq2seq-lm")
 """Tasks whose samples are text."""
 
+LANGUAGE_MODELS = ("causal-lm", "seq2seq-lm")
+"""Tasks whose models give a score for every token of a vocabulary, at every place of a text."""
 
 class Recipe(Strict):
     """A teacher, data and the devices you ship to."""
@@ -72,13 +74,14 @@ class Recipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _objectives_of_the_task(cls, values: Any) -> Any:
-        """Put the task's usual objectives where `distill` names none, and the teacher's reference where the student's is `teacher`."""
+        """Put what is usual for the task where `distill` does not say, and the teacher's reference where the student's is `teacher`."""
         if isinstance(values, dict):
             values = _like_the_teacher(values)
         distill = values.get("distill") if isinstance(values, dict) else None
-        if isinstance(distill, dict) and "objectives" not in distill:
-            usual = OBJECTIVES.get(str(values.get("task", "image-classification")), ())
-            return {**values, "distill": {**distill, "objectives": usual}}
+        if isinstance(distill, dict):
+            task = str(values.get("task", "image-classification"))
+            usual = {"objectives": OBJECTIVES.get(task, ())} | ({"teacher": "live"} if task in LANGUAGE_MODELS else {})
+            return {**values, "distill": {**distill, **{key: value for key, value in usual.items() if key not in distill}}}
         return values
 
     @model_validator(mode="after")
@@ -101,6 +104,13 @@ class Recipe(Strict):
 def _like_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
     """Write out `student: {model: teacher}`: what the teacher is made from."""
     student, teacher = values.get("student"), values.get("teacher")
+        if reason := _unlike_text(self) if self.reads_text else None:
+            raise ValueError(reason)
+        if self.task in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
+            raise ValueError(
+                "distill.teacher: cached: a language model's logits (a number for each token of the vocabulary at each place of the "
+                "text) are too many to keep: set distill.teacher: live"
+            )
     if not isinstance(student, dict) or student.get("model") != "teacher":
         return values
     if not isinstance(teacher, dict) or "model" not in teacher:

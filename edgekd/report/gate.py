@@ -96,11 +96,15 @@ def _divergence(found: Mapping[str, Any] | None) -> dict[str, str] | None:
     return {"module": found.get("module") or "", "node": found["node"], "operation": found.get("operation", ""), "far": far}
 
 
+def _agreement(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}% of the tokens are the same"
+
+
 def _parity(told: Mapping[str, Any]) -> dict[str, str]:
     db = told["sqnr_db"]
     return {
         "max_abs": small(told["max_abs"]),
         "relative": small(told["relative"]),
         "sqnr": DASH if db is None else "identical" if db >= 200 else f"{db:.1f} dB",
-        "reason": told.get("reason") or "",
+        "reason": told.get("reason") or _agreement(told.get("agreement")),
     }
