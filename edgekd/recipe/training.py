@@ -17,6 +17,21 @@ class Augment(Strict):
     erase: float = Field(0.0, ge=0, lt=1, description="chance to blank a random rectangle")
 
 
+class Lora(Strict):
+    """Freeze the weights, train low-rank adapters beside them: W + alpha / rank * B A. Merged in the end."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1, description="of what goes into an adapter, in training")
+    targets: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="layers: names or ends of names such as q_proj, with * and ?, or modules around linear ones; when absent the "
+        "linear layers of attention and MLP blocks",
+    )
+    train: tuple[str, ...] = Field((), description="modules that are trained whole beside the adapters, such as a new classifier")
+
+
 class Training(Strict):
     """How a network is fitted."""
 
@@ -33,6 +48,7 @@ class Training(Strict):
     augment: Augment = Augment()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     checkpoint_minutes: float = Field(1.0, ge=0, description="0: after every step")
+    lora: Lora | None = Field(None, description="train adapters alone, and merge them in the end (needs peft)")
 
 
 class Logits(Strict):
@@ -134,3 +150,13 @@ class Distill(Training):
         "cached", description="cached: the teacher's outputs computed once, memory-mapped"
     )
     views: int = Field(1, ge=1, description="with augmentation and a cached teacher: how many seeded views of each sample")
+    vocabulary: Literal["refuse", "cut", "align"] = Field(
+        "refuse",
+        description="language models whose tokens or numbers of logits differ: refuse; cut to the part that both begin with; align "
+        "the teacher's ids with the student's, where the same tokens have other ids",
+    )
+    targets: Literal["given", "student"] = Field(
+        "given",
+        description="seq2seq-lm: match the teacher on the data's targets, or on what the student writes itself (temperature 0.9, top-k "
+        "128); objective `task` reads the data's",
+    )
