@@ -265,8 +265,13 @@ def _first_divergence(asked: Question, parity: Mapping[str, Parity]) -> divergen
 
 
 def _search(asked: Question, parity: Mapping[str, Parity]) -> divergence.Divergence | None:
-    name = next(iter(asked.artifact.graphs))
-    golden = asked.artifact.golden()[0][name]
+    """Look into the graphs in the order in which they run."""
+    golden = asked.artifact.golden()[0]
+    found = (_inside(asked, parity, name, golden[name]) for name in asked.artifact.graphs if golden[name])
+    return next((one for one in found if one is not None), None)
+
+
+def _inside(asked: Question, parity: Mapping[str, Parity], name: str, golden: Arrays) -> divergence.Divergence | None:
     inputs = {key: values[: divergence.SAMPLES] for key, values in golden.items()}
     source = asked.source.get(name)
     modules = modules_of(source) if source else {}

@@ -98,6 +98,7 @@ def build(
     total = key["views"] * len(split)
     try:
         with Taps(module, layers, "teacher") as taps, torch.inference_mode(), bar("teacher cache", total) as advance:
+    _refuse_ragged(module, task, two)
             for view in range(key["views"]):
                 for start in range(0, len(split), CHUNK):
                     stop = min(start + CHUNK, len(split))
@@ -165,7 +166,19 @@ def _forward(
         made = task.forward(module, batch)
         made = {**made, **taps.outputs}
         parts.append({name: made[name] for name in outputs})
-    return {name: torch.cat([part[name].float().cpu() for part in parts]).numpy() for name in parts[0]}
+    back = torch.from_numpy(np.argsort(alike))
+    return {name: torch.cat([part[name].float().cpu() for part in parts])[back].numpy() for name in parts[0]}
+
+
+def _refuse_ragged(module: torch.nn.Module, task: Task, two: dict[str, torch.Tensor]) -> None:
+    """Raise BadInput where the outputs do not have one row for each sample, as those of a language model."""
+    with torch.inference_mode():
+        made = task.forward(module, two)
+    if wrong := next((name for name, values in made.items() if len(values) != 2), None):
+        raise BadInput(
+            f"distill.teacher: cached: the teacher's `{wrong}` have {len(made[wrong])} rows for two samples ({task.name}), which is too "
+            "much to keep: set distill.teacher: live"
+        )
 
 
 def _check(rows: dict[str, np.ndarray], teacher: LoadedModel, start: int) -> None:

@@ -118,9 +118,14 @@ def job_of(plan: Plan, materials: Materials) -> Job:
 
     recipe = plan.recipe
     return Job(
+    from .variant import file_runner
         source=materials.source_graphs(),
         targets=plan.targets,
-        calibration=lambda graph, settings: from_task(materials.task, materials.splits.train, settings, recipe.seed),
+    source = materials.source_graphs()
+    run = file_runner(source)
+        calibration=lambda graph, settings: from_task(
+            materials.task, materials.splits.train, settings, recipe.seed, graph=graph, run=run
+        ),
         task=materials.task,
         splits=lambda: materials.splits,
         student=lambda: materials.student,
