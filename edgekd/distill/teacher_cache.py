@@ -95,10 +95,10 @@ def build(
     samples = Samples(split, settings.augment, key["seed"] or 0, device)
     two = samples.batch(samples.read(np.arange(2)), 0)
     channels_last(module, lambda: task.forward(module, two))
+    _refuse_ragged(module, task, two)
     total = key["views"] * len(split)
     try:
         with Taps(module, layers, "teacher") as taps, torch.inference_mode(), bar("teacher cache", total) as advance:
-    _refuse_ragged(module, task, two)
             for view in range(key["views"]):
                 for start in range(0, len(split), CHUNK):
                     stop = min(start + CHUNK, len(split))
@@ -166,8 +166,7 @@ def _forward(
         made = task.forward(module, batch)
         made = {**made, **taps.outputs}
         parts.append({name: made[name] for name in outputs})
-    back = torch.from_numpy(np.argsort(alike))
-    return {name: torch.cat([part[name].float().cpu() for part in parts])[back].numpy() for name in parts[0]}
+    return {name: torch.cat([part[name].float().cpu() for part in parts]).numpy() for name in parts[0]}
 
 
 def _refuse_ragged(module: torch.nn.Module, task: Task, two: dict[str, torch.Tensor]) -> None:

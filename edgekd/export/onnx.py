@@ -66,12 +66,12 @@ def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.
         shapes = (shapes, [None] * len(opened))
         arguments = (arguments, [module.get_parameter(name) for name in opened])
         module = _opened(module, opened)
+    else:
+        shapes = _as_parameters(module, shapes)
     try:
         with _quiet(), torch.no_grad():
             made = torch.onnx.export(
                 module,
-    else:
-        shapes = _as_parameters(module, shapes)
                 arguments,
                 input_names=[*graph.inputs, *opened],
                 output_names=list(graph.outputs),
@@ -98,16 +98,16 @@ def program(graph: Graph, opset: int = 20, opened: Sequence[str] = ()) -> torch.
     return made
 
 
-def _opened(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
-    """Return the same module, called with (its arguments, the named weights). Its parts keep their names."""
-    import torch
-
 def _as_parameters(module: torch.nn.Module, shapes: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return one entry for each parameter of forward(): those that its `*past` takes belong together."""
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     at = kinds.index(inspect.Parameter.VAR_POSITIONAL) if inspect.Parameter.VAR_POSITIONAL in kinds else len(shapes)
     return (*shapes[:at], shapes[at:]) if at < len(shapes) else shapes
 
+
+def _opened(module: torch.nn.Module, names: Sequence[str]) -> torch.nn.Module:
+    """Return the same module, called with (its arguments, the named weights). Its parts keep their names."""
+    import torch
 
     class Opened(type(module)):  # type: ignore[misc]
         def forward(self, arguments: tuple[torch.Tensor, ...], weights: list[torch.Tensor]) -> Any:

@@ -115,14 +115,14 @@ def train_along(config: VariantRecipe, plan: Plan, materials: Materials, folder:
 def job_of(plan: Plan, materials: Materials) -> Job:
     """Return the job of a run; nothing is loaded yet."""
     from .calibration import from_task
+    from .variant import file_runner
 
     recipe = plan.recipe
-    return Job(
-    from .variant import file_runner
-        source=materials.source_graphs(),
-        targets=plan.targets,
     source = materials.source_graphs()
     run = file_runner(source)
+    return Job(
+        source=source,
+        targets=plan.targets,
         calibration=lambda graph, settings: from_task(
             materials.task, materials.splits.train, settings, recipe.seed, graph=graph, run=run
         ),

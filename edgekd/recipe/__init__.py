@@ -40,9 +40,9 @@ __all__ = [
 
 TEXT = ("text-embedding", "causal-lm", "seq2seq-lm")
 """Tasks whose samples are text."""
-
 LANGUAGE_MODELS = ("causal-lm", "seq2seq-lm")
 """Tasks whose models give a score for every token of a vocabulary, at every place of a text."""
+
 
 class Recipe(Strict):
     """A teacher, data and the devices you ship to."""
@@ -98,19 +98,17 @@ class Recipe(Strict):
             needing = [o.kind for o in self.distill.objectives if o.kind != "task"]
             if needing:
                 raise ValueError(f"objective `{needing[0]}` needs a teacher: add `teacher: {{model: ...}}`")
+        if self.task in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
+            raise ValueError(
+                "distill.teacher: cached: a language model's logits (a number for each token of the vocabulary at each place of the "
+                "text) are too many to keep: set distill.teacher: live"
+            )
         return self
 
 
 def _like_the_teacher(values: dict[str, Any]) -> dict[str, Any]:
     """Write out `student: {model: teacher}`: what the teacher is made from."""
     student, teacher = values.get("student"), values.get("teacher")
-        if reason := _unlike_text(self) if self.reads_text else None:
-            raise ValueError(reason)
-        if self.task in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
-            raise ValueError(
-                "distill.teacher: cached: a language model's logits (a number for each token of the vocabulary at each place of the "
-                "text) are too many to keep: set distill.teacher: live"
-            )
     if not isinstance(student, dict) or student.get("model") != "teacher":
         return values
     if not isinstance(teacher, dict) or "model" not in teacher:
