@@ -147,7 +147,8 @@ def score(materials: Materials, role: str, folder: Path) -> None:
     for name, values in {**made.outputs, "per_sample": made.per_sample}.items():
         np.save(folder / f"{name}.npy", values)
     facts = {"score": made.score, "samples": len(samples), "reference": model.reference, "parameters": model.parameters}
-    _write(folder / "score.json", facts)
+    beside = getattr(materials.task, "facts", None)
+    _write(folder / "score.json", {**facts, **({"beside": beside(made, samples)} if beside else {})})
 
 
 def write_graphs(materials: Materials, folder: Path) -> None:

@@ -30,6 +30,7 @@ class Verdict:
     lost_at: the stage that lost the accuracy, or whose outputs depart from the stage before.
     scores: stage -> the metric. drop: from the first stage to the runtime, positive is worse; interval: its 95% bootstrap interval.
     parity: stage -> how far its outputs lie from the stage before ({max_abs, relative, sqnr_db, reason}).
+    beside: stage -> what the task tells beside the metric, such as a language model's perplexity.
     """
 
     status: str
@@ -44,6 +45,7 @@ class Verdict:
     samples: int = 0
     first_divergence: Mapping[str, Any] | None = None
     providers: Mapping[str, int] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -51,7 +53,8 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))
+        told: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return told if self.beside else {key: value for key, value in told.items() if key != "beside"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,10 @@ def decide(
     means: Means = RUNTIME,
     diverged: Divergence | None = None,
     providers: Mapping[str, int] | None = None,
+    beside: Mapping[str, Mapping[str, float]] | None = None,
     seed: int = 0,
 ) -> Verdict:
-    """Conclude from what every stage made. metric None: there was no labelled data, parity alone decides.
+    """Conclude from what every stage made. metric None: there was no labelled data, parity alone decides. beside: see Verdict.
 
     What nothing here executes is failed where a stage before is wrong already, else not verified.
     """
@@ -115,7 +119,7 @@ def decide(
         if metric and lost:
             fall = f"falls by {lost.drop:.4f} of at most {gate.max_drop:g}"
             reason = f"{metric.name} {fall if lost.drop > 0 else f'improves by {-lost.drop:.4f}' if lost.drop else 'is as before'}; {near}"
-        reason += f"; {means.why}" if means.why else ""
+        reason += _beside(beside or {}, parity) + (f"; {means.why}" if means.why else "")
     return Verdict(
         status=status,
         by=means.by,
@@ -129,7 +133,18 @@ def decide(
         samples=_samples(evaluations),
         first_divergence=diverged.record() if diverged else None,
         providers=dict(providers or {}),
+        beside=dict(beside or {}),
     )
+
+
+def _beside(told: Mapping[str, Mapping[str, float]], parity: Mapping[str, Parity]) -> str:
+    """Say how else first and last stage differ, and how many of the variant's tokens are the student's."""
+    if not told:
+        return ""
+    first, last = (next(told[stage] for stage in stages if stage in told) for stages in (STAGES, STAGES[::-1]))
+    said = [f"{name} {value:.2f}" + (f" (before {first[name]:.2f})" if name in first else "") for name, value in last.items()]
+    same = parity["variant"].agreement if "variant" in parity else None
+    return "".join(f"; {one}" for one in [*said, *([] if same is None else [f"{100 * same:.1f}% of the student's tokens"])])
 
 
 def _share(lost: Loss) -> str:

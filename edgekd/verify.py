@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,8 +91,18 @@ def verify(asked: Question) -> Verdict:
         wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))
     diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file", "runtime") for w in wrong) else None
     return decide(
-        metric, asked.gate, evaluations, parity, wrong, means=means, diverged=diverged, providers=providers, seed=asked.seed
-    )
+        metric, asked.gate, evaluations, parity, wrong, means=means, diverged=diverged, providers=providers,
+        beside=_beside(asked, evaluations), seed=asked.seed,
+    )  # fmt: skip
+
+
+def _beside(asked: Question, evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, float]]:
+    """Return stage -> what the task tells beside its metric; {} of a task that tells nothing."""
+    facts: Callable[[Evaluation, Split], dict[str, float]] | None = getattr(asked.task, "facts", None)
+    if facts is None or asked.split is None:
+        return {}
+    told = {stage: facts(made, asked.split) for stage, made in evaluations.items()}
+    return {stage: {k: v for k, v in found.items() if np.isfinite(v)} for stage, found in told.items()}
 
 
 def _fewer(asked: Question) -> Question:

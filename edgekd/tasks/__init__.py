@@ -47,6 +47,7 @@ class Task(Protocol):
     """How to feed, score, export and time a model of this kind.
 
     outputs: what forward() returns, as objectives may read it; anything else that they name is a layer. unit: what samples are.
+    It may have `facts(evaluation, split) -> {name: number}` too, what a person is told beside the metric (perplexity, BLEU).
     """
 
     name: str

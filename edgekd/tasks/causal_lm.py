@@ -54,7 +54,7 @@ class CausalLM:
         student = self._student(recipe, splits, teacher, need_weights=recipe.distill is None)
         if teacher is not None:
             both = [vocabulary.Vocabulary(one.tokenizer, vocabulary.rows_of(one.module.net)) for one in (teacher, student)]
-            agreed = vocabulary.agree(*both, getattr(recipe.distill, "vocabulary", "refuse"))
+            agreed = vocabulary.agree(*both, recipe.teaching.vocabulary)
             if agreed.why:
                 say(agreed.why)
             vocabulary.apply(agreed, teacher.module, student.module)
@@ -124,6 +124,10 @@ class CausalLM:
         right = (outputs["tokens"] == split.ids[:, 1:]) & np.isfinite(outputs["target_logprob"])
         each = right.mean(axis=1).astype(np.float32)
         return Evaluation(float(right.mean()), each, outputs)
+
+    def facts(self, made: Evaluation, split: Blocks) -> dict[str, float]:
+        """Return the perplexity: the exponential of the cross entropy, mean over tokens."""
+        return {"perplexity": float(np.exp(min(self.validation_loss(made, split), 700.0)))}
 
     def validation_loss(self, made: Evaluation, split: Blocks) -> float:
         """Return the cross entropy, natural logarithm, mean over tokens: its exponential is the perplexity."""
