@@ -28,6 +28,10 @@ class Split(Protocol):
     @property
     def classes(self) -> tuple[str, ...]: ...
 
+    @property
+    def lengths(self) -> np.ndarray | None:
+        """How long each sample is, where a batch costs as much as its longest; None where all are alike."""
+
     def __len__(self) -> int: ...
 
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -51,6 +55,10 @@ class PictureSplit:
     labels: np.ndarray = field(repr=False)
     image_shape: tuple[int, int, int]
     pictures: Pictures = field(repr=False, compare=False)
+
+    @property
+    def lengths(self) -> None:
+        return None
 
     def __len__(self) -> int:
         return len(self.labels)

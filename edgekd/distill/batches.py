@@ -30,9 +30,27 @@ def sizes(samples: int, batch_size: int, processes: int) -> list[int]:
     return [batch_size] * full + ([rest] if rest >= 2 * processes or (rest and not full) else [])
 
 
-def order(seed: int, epoch: int, samples: int) -> np.ndarray:
-    """Return the positions of all samples in the order of that epoch: int64, (samples,)."""
-    return np.random.default_rng([seed, epoch]).permutation(samples)
+ALIKE = 50
+"""Batches among whose samples those of like length are put together."""
+
+
+def order(seed: int, epoch: int, samples: int, lengths: np.ndarray | None = None, batch_size: int = 1) -> np.ndarray:
+    """Return the positions of all samples in the order of that epoch: int64, (samples,).
+
+    lengths: of each sample, where a batch costs as much as its longest: of ALIKE batches' random samples, each batch gets those of
+    like length, and the batches come in random order.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    positions = generator.permutation(samples)
+    if lengths is None:
+        return positions
+    made = []
+    for start in range(0, samples, ALIKE * batch_size):
+        window = positions[start : start + ALIKE * batch_size]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        whole = len(window) // batch_size * batch_size
+        made += [*generator.permutation(window[:whole].reshape(-1, batch_size)), window[whole:]]
+    return np.concatenate(made)
 
 
 def share(batch: np.ndarray, process: int, processes: int) -> np.ndarray:

@@ -34,6 +34,23 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert (order != batches.order(2, 2, 50)).any()
 
 
+@pytest.mark.parametrize("samples", [1, 7, 64, 1000, 8 * 50 * 3 + 5])
+def test_batches_of_like_lengths_hold_every_sample_once(samples):
+    lengths = np.random.default_rng(0).integers(1, 60, samples)
+    order = batches.order(3, 1, samples, lengths, 8)
+    assert (np.sort(order) == np.arange(samples)).all()
+    assert (order == batches.order(3, 1, samples, lengths, 8)).all()
+    if samples >= 1000:
+
+        def padding(order: np.ndarray) -> float:
+            found = [lengths[order[start : start + 8]] for start in range(0, samples, 8)]
+            return sum(len(part) * part.max() for part in found) / lengths.sum() - 1
+
+        assert padding(order) < 0.1 < 0.5 < padding(batches.order(3, 1, samples))
+        longest = [lengths[order[start : start + 8]].max() for start in range(0, samples - 8, 8)]
+        assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.3  # not from short to long
+
+
 @given(st.integers(1, 40), st.integers(1, 6))
 def test_shares_make_up_the_batch(size, processes):
     batch = np.arange(size)
