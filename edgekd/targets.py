@@ -53,7 +53,7 @@ class Target:
 
     name: of the file. backend: one of backends.names(). device: "local" when this machine may be one, else what it is, such as "phone".
     stores: scheme labels (`Scheme.label`, such as "fp32", "w8a8") that its runtime takes, or patterns of them: `w*` for weights of
-    any bits, `w?g*` in groups (what follows an `a`, the activations, is never part of a pattern). accelerates: those it has fast
+    any bits, `w?g*` in groups (what follows an `a`, the activations, is never part of a pattern; a8d: scaled at each call). accelerates: those it has fast
     kernels for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 21}, the highest that its runtime takes.
     precision: of its arithmetic in floating point, fp32 or fp16. quantizer: the dialect of int8 files that its runtime needs
     (quantize/dialects), "" for the usual one. options: for its backend, such as {"soc_model": 57}.
@@ -105,7 +105,10 @@ class Target:
         """Say that a scheme is not among those that it stores; None when it is."""
         if covers(self.stores, label):
             return None
-        return f"{self.title} cannot store {label}: it stores {', '.join(self.stores)}. Change the variant's bits or the target"
+        advice = "Change the variant's bits or the target"
+        if label.endswith("d") and "a" in label:
+            advice = "What scales activations at each call is ONNX Runtime: use method ptq, or a target that stores w8a8d"
+        return f"{self.title} cannot store {label}: it stores {', '.join(self.stores)}. {advice}"
 
     def elsewhere(self) -> str | None:
         """Say why this machine is not the device, for the clock above all; None when it can be."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .targets import Target
     from .tasks import Task
 
-UNTRAINED = ("ptq", "round-to-nearest")
+UNTRAINED = ("ptq", "dynamic", "round-to-nearest")
 """Methods whose outputs should be the student's, but for noise."""
 
 

@@ -62,7 +62,7 @@ class Session(Protocol):
 
 
 class Backend(Protocol):
-    """A module under backends/ has these functions. It may have three more: `refuses_network`, `wrong_with` and `tensors_of` say which.
+    """A module under backends/ has these functions. It may have more: `refuses_network`, `wrong_with`, `form_of` and `tensors_of` say which.
 
     OPTIONS, where it has them: a target's options that it reads, name -> what each must be (targets.py). IMPORTS: modules that
     have to be importable, found out once, when a target of this backend is used.
@@ -126,6 +126,13 @@ def wrong_with(name: str, file: Path, target: Target) -> list[str]:
     """Return the rules of the target that a written file breaks, in words, as far as the backend knows any."""
     find: Callable[[Path, Target], list[str]] | None = getattr(backend_of(name), "wrong", None)
     return find(file, target) if find else []
+
+
+def form_of(name: str, file: Path) -> dict[str, Any]:
+    """Return {"form": what a written file was made into, operator -> how often, or why not}; {} for one that is plain."""
+    tell: Callable[[Path], dict[str, Any]] | None = getattr(backend_of(name), "form", None)
+    told = tell(file) if tell else {}
+    return {"form": told} if told else {}
 
 
 def tensors_of(name: str, file: Path, target: Target, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxruntime")
 IMPORTS = ("onnxruntime",)
-OPTIONS: dict[str, Any] = {}
+OPTIONS: dict[str, Any] = {"attention": ("fused", "plain"), "weights": ("auto", "fused", "expanded")}
+"""attention: as one operator of ONNX Runtime's own, or as exported. weights: of products, where they alone are integers, multiplied as
+they are stored (MatMulNBits), or expanded on loading; auto: as stored in graphs that read a cache, token by token.
+"""
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "onnxruntime.py"
 
 _PROVIDER = "CPUExecutionProvider"
@@ -87,23 +90,53 @@ def refuses_graph(file: Path, target: Target) -> str | None:
 
 
 def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[], Sequence[Graph]] = tuple) -> dict[str, Path]:
-    """Copy the variant's ONNX files, which are what the runtime reads. Weights alone in integers are made so that it expands them
-    once, on loading, not at every call.
+    """Write the variant's ONNX files, with operators of ONNX Runtime's own where those are faster and give the same (ort_form.py).
+
+    Weights alone in integers are multiplied as they are stored (ort_nbits.py), or made so that the runtime expands them once, on loading,
+    not at every call. A file in which nothing changes is copied.
     """
     import onnx
 
     from ..export.onnx import files_of, save
     from ..quantize.packed import foldable
+    from . import ort_attention, ort_form, ort_nbits
 
     made = {}
     for name, source in variant.graphs.items():
         made[name] = folder / source.name
-        if variant.scheme.weights and not variant.scheme.activations:
-            save(foldable(onnx.load(str(source))), made[name])
+        model = onnx.load(str(source))
+        alone = variant.scheme.weights is not None and variant.scheme.activations is None
+        steps: dict[str, ort_form.Step] = {}
+        if alone and _as_stored(model, target):
+            steps["MatMulNBits"] = ort_nbits.fuse
+        if target.backend == "onnxruntime" and target.options.get("attention") != "plain":
+            steps["MultiHeadAttention"] = ort_attention.fuse
+        formed = ort_form.formed(model, steps, load)
+        if alone:
+            formed = foldable(formed)
+        if formed is not model:
+            save(formed, made[name])
             continue
         for file in files_of(source):
             shutil.copyfile(file, folder / file.name)
     return made
+
+
+def form(file: Path) -> dict[str, int | str]:
+    """Say which operators of ONNX Runtime's own a written file was given, and how often, or why not: {} for a plain one."""
+    from . import ort_form
+
+    return ort_form.told(file)
+
+
+def _as_stored(model: onnx.ModelProto, target: Target) -> bool:
+    """Say whether weights are multiplied as they are stored: it pays where a token at a time goes through them.
+
+    Then reading them is most of the work. Over many tokens at once arithmetic is, and that is faster on weights that were expanded.
+    """
+    told = target.options.get("weights", "auto")
+    cache = any(value.name.startswith("past") for value in model.graph.input)
+    return target.backend == "onnxruntime" and (told == "fused" or (told == "auto" and cache))
 
 
 def interface(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxruntime", "flatbuffers")
 IMPORTS = onnxruntime.IMPORTS
-OPTIONS = onnxruntime.OPTIONS
+OPTIONS: dict[str, Any] = {}
 CHECK = onnxruntime.CHECK
 OPERATORS = "required_operators.config"
 

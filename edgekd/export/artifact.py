@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..backends import backend_of
+from ..backends import backend_of, form_of
+from ..backends.fixed import filled
 from ..errors import BadInput
 from . import check, check_template
 
@@ -78,8 +79,10 @@ def make(
         made = backend.convert(variant, target, folder, graphs)
     except BadInput as error:
         raise BadInput(f"{target.name}/{variant.name}: {error}") from None
+    shapes = {name: {one["name"]: one["shape"] for one in backend.interface(file)["inputs"]} for name, file in made.items()}
     arrays: dict[str, np.ndarray] = {}
-    for name, inputs in golden.items():
+    for name, given in golden.items():
+        inputs = filled(given, shapes.get(name, {}))  # as the runtime wants them: check.py knows nothing of shapes
         arrays |= {f"{name}/in/{key}": value for key, value in inputs.items()}
         arrays |= {f"{name}/out/{key}": value for key, value in reference(name, inputs).items()}
     write_npz(folder / "golden.npz", arrays)
@@ -101,7 +104,8 @@ def make(
             "vnni": target.vnni,
         },
         "graphs": {
-            name: {"file": file.relative_to(folder).as_posix(), **backend.interface(file)} for name, file in made.items()
+            name: {"file": file.relative_to(folder).as_posix(), **backend.interface(file), **form_of(target.backend, file)}
+            for name, file in made.items()
         },
         "preprocess": dict(preprocess or {"host": [], "graph": []}),
         "classes": list(classes),

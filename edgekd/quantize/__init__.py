@@ -27,18 +27,21 @@ if TYPE_CHECKING:
 METHODS = {
     "none": "edgekd.quantize.full_precision",
     "ptq": "edgekd.quantize.post_training",
+    "dynamic": "edgekd.quantize.dynamic",
     "round-to-nearest": "edgekd.quantize.chain",
     "quantized-distillation": "edgekd.quantize.chain",
     "differentiable": "edgekd.quantize.chain",
+    "lora": "edgekd.quantize.chain",
 }
 
 _OPTIONS = {
-    "keep": ("ptq", "round-to-nearest", "quantized-distillation", "differentiable"),
-    "calibration": ("ptq",),
+    "keep": ("ptq", "dynamic", "round-to-nearest", "quantized-distillation", "differentiable"),
+    "calibration": ("ptq", "dynamic"),
     "style": ("quantized-distillation",),
     "rounding": ("quantized-distillation",),
     "scale": ("quantized-distillation",),
-    "training": ("quantized-distillation", "differentiable"),
+    "lora": ("lora",),
+    "training": ("lora", "quantized-distillation", "differentiable"),
     "budget": ("round-to-nearest", "quantized-distillation", "differentiable"),
 }
 """Which methods read an option; with another one it would silently do nothing. Defaults a manifest has written out are fine."""

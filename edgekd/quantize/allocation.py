@@ -92,12 +92,15 @@ def _quantizer(config: VariantRecipe) -> Callable[[int, int, torch.Tensor], nn.M
     """Return (weights a bucket, bits, weights) -> what the variant's first method puts before them, rounding to the nearest."""
     from .codebook import Codebook
     from .learned_scale import LearnedScale
+    from .symmetric import Symmetric
     from .uniform import MinMax
 
     if config.methods[0] == "differentiable":
         return lambda size, bits, weights: Codebook(size, 1 << bits, weights)
     if config.scale == "learned":
         return LearnedScale
+    if config.weights and config.weights.symmetric:
+        return lambda size, bits, weights: Symmetric(size, bits)
     return lambda size, bits, weights: MinMax(size, bits, config.style or "straight-through")
 
 

@@ -1,5 +1,7 @@
 """Methods that quantize the weights of the finished student in torch, alone or one after the other; some of them train.
 
+A chain may begin with adapters (lora.py), which are merged before the first rounding.
+
 Each puts its quantizers before the weights of a copy of the student (fake.py). In the end every quantizer gives way to the
 numbers that it stands for, which are stored packed (packed.py). Arithmetic stays in floating point.
 """
@@ -43,8 +45,8 @@ def refuses(config: VariantRecipe) -> str | None:
     if config.activations:
         what = "a codebook has no arithmetic of its own to run activations in" if codebook else f"{methods} makes weights alone"
         return f"activations of {config.activations.bits} bits: {what}; leave `activations` out, or use method ptq"
-    if weights.symmetric:
-        return f"symmetric weights: {methods} puts its levels between a bucket's smallest and largest weight; leave `symmetric` out"
+    if weights.symmetric and (reason := _not_symmetric(config, methods, codebook)):
+        return reason
     if codebook and weights.kind != "codebook":
         return f"weights of kind {weights.kind}: differentiable learns a codebook; leave `kind` out"
     if not codebook and weights.kind != "uniform":
@@ -59,17 +61,34 @@ def refuses(config: VariantRecipe) -> str | None:
     return None
 
 
+def _not_symmetric(config: VariantRecipe, methods: str, codebook: bool) -> str | None:
+    """Say why levels cannot lie around zero; None where they can."""
+    if codebook or config.scale == "learned":
+        what = "a codebook" if codebook else "a learned scale"
+        return f"symmetric weights: {methods} with {what} puts its levels where they serve best; leave `symmetric` out"
+    if config.style not in (None, "straight-through") or config.rounding == "stochastic":
+        told = "stochastic rounding" if config.rounding == "stochastic" else f"style {config.style}"
+        return f"symmetric weights with {told}, which needs levels from the smallest weight to the largest; leave one of the two out"
+    least = min(config.budget.choices) if config.budget else config.weights.bits if config.weights else 8
+    return "symmetric weights of 1 bit: zero would be one of two levels; give 2 bits or more" if least < 2 else None
+
+
 def check(config: VariantRecipe, net: nn.Module) -> dict[str, int]:
     """Return what is to be quantized: name of each weight in the state dict -> weights a bucket.
 
     Raises BadInput for a pattern of `keep` that matches nothing or leaves nothing, and a budget below the smallest possible size.
     """
+    from ..recipe import Lora
     from . import allocation
     from .buckets import bucket_size
     from .layers import weights_of
 
     weights = config.weights
     assert weights is not None
+    if "lora" in config.methods:
+        from . import lora
+
+        lora.check(net, config.lora or Lora(), f"quantize.{config.name}.lora")
     try:
         names = weights_of(net, config.keep)
     except BadInput as error:
@@ -117,16 +136,19 @@ def train(config: VariantRecipe, job: Job, folder: Path) -> tuple[LoadedModel, d
     net = student.module.net
     sizes = check(config, net)
     assert config.weights is not None
+    lessons = dict(config.lessons(job.training or Distill(teacher="live")))
+    told, unmerged = [], None
+    if "lora" in config.methods:
+        unmerged, lesson = _adapt(config, job, student, lessons["lora"], folder)
+        told.append(lesson)
     bits, budget = dict.fromkeys(sizes, config.weights.bits), None
     if config.budget:
         bits, budget = allocation.bits_of(config, job, student, sizes)
     layout = {name: (size, bits[name]) for name, size in sizes.items()}
-    lessons = dict(config.lessons(job.training or Distill(teacher="live")))
-    told = []
-    for method in config.methods:
+    for method in config.methods[len(told) :]:
         importlib.import_module(_STEPS[method]).prepare(net, layout, config)
         if method in lessons:
-            told.append(_fit(config, job, student, method, lessons[method], folder / "training" / method))
+            told.append(_fit(config, job, student, method, lessons[method], folder / "training" / method, unmerged))
     encoded = fake.bake(net)
     return student, encoded, _facts(config, net, encoded, layout, told, budget)
 
@@ -141,8 +163,28 @@ def _given(config: VariantRecipe, job: Job) -> tuple[LoadedModel, Task, Splits]:
     return job.student(), job.task, job.splits()
 
 
-def _fit(config: VariantRecipe, job: Job, student: LoadedModel, method: str, settings: Distill, folder: Path) -> dict[str, Any]:
-    """Train what the quantizers leave trainable; return the history without the times, so that the same run tells the same."""
+def _adapt(
+    config: VariantRecipe, job: Job, student: LoadedModel, settings: Distill, folder: Path
+) -> tuple[LoadedModel, dict[str, Any]]:
+    """Train adapters and merge them into the student; return it unmerged, as a teacher, and the history."""
+    from . import lora
+
+    _, task, splits = _given(config, job)
+    assert settings.lora is not None
+    adapters = lora.attach(student, settings.lora, task, splits, job.seed, f"quantize.{config.name}.lora")
+    told = _fit(config, job, student, "lora", settings, folder / "training" / "lora")
+    unmerged = replace(student, module=copy.deepcopy(student.module), role="teacher")
+    return unmerged, {**told, "lora": lora.merge(student, adapters, task, splits, folder / "adapter")}
+
+
+def _fit(
+    config: VariantRecipe, job: Job, student: LoadedModel, method: str, settings: Distill, folder: Path,
+    unmerged: LoadedModel | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train what the quantizers leave trainable; return the history without the times, so that the same run tells the same.
+
+    unmerged: the student with adapters, in full precision, which is the teacher where there is one.
+    """
     from ..distill.trainer import fit
 
     whole, task, splits = _given(config, job)
@@ -150,8 +192,8 @@ def _fit(config: VariantRecipe, job: Job, student: LoadedModel, method: str, set
         raise BadInput(f"quantize `{config.name}`: {method} trains, and there are no training samples; check `data`")
     history = fit(
         student, splits, task, settings, seed=job.seed, folder=folder,
-        teacher=job.teacher() if job.teacher else replace(whole, module=copy.deepcopy(whole.module)),
-        cache=job.teacher_cache if _reads_the_same(settings, job.training) else None,
+        teacher=unmerged or (job.teacher() if job.teacher else replace(whole, module=copy.deepcopy(whole.module))),
+        cache=job.teacher_cache if unmerged is None and _reads_the_same(settings, job.training) else None,
         section=f"quantize.{config.name}.training"
         + (f"[{config.methods.index(method)}]" if isinstance(config.training, tuple) else ""),
     ).to_json()  # fmt: skip

@@ -8,13 +8,14 @@ graph and computes at every call, unless the file is made foldable().
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..export import onnx as export
+from ..export.edit import every_node, set_nodes
 from . import packing
 from .encoded import Encoded
 
@@ -45,7 +46,7 @@ def write(graph: Graph, encoded: Mapping[str, Encoded], path: Path, opset: int =
     # Weights that are inputs during the export stay apart: else a BatchNorm would be folded into them.
     model = export.program(graph, opset, opened=list(weights)).model_proto
     modules = export.node_modules(graph, model)
-    used = {name for node in _nodes(model.graph) for name in node.input}
+    used = {name for node in every_node(model.graph) for name in node.input}
     for value in [value for value in model.graph.input if value.name in weights]:
         model.graph.input.remove(value)
     own = _rename(model)
@@ -61,7 +62,7 @@ def write(graph: Graph, encoded: Mapping[str, Encoded], path: Path, opset: int =
         modules |= {node.name: [owner] if owner else [] for node in made}
         nodes += made
         model.graph.initializer.extend(tensors)
-    _set_nodes(model, [*nodes, *model.graph.node])
+    set_nodes(model, [*nodes, *model.graph.node])
     model.functions.extend(functions[key] for key in sorted(functions))
     if functions:
         model.opset_import.append(onnx.helper.make_opsetid(packing.DOMAIN, 1))
@@ -82,7 +83,7 @@ def foldable(model: onnx.ModelProto) -> onnx.ModelProto:
 
     made = onnx.ModelProto.FromString(model.SerializeToString())
     graph = made.graph
-    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in _nodes(graph)):
+    if any(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in every_node(graph)):
         return made
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -106,8 +107,8 @@ def foldable(model: onnx.ModelProto) -> onnx.ModelProto:
         if "z" in parts:
             nodes.append(helper.make_node("Sub", [f"{out}.c", f"{out}.z"], [f"{out}.d"], name=f"{out}.d"))
         nodes.append(helper.make_node("Mul", [nodes[-1].output[0], f"{out}.s"], [out], name=node.name))
-    _set_nodes(made, nodes)
-    needed = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    set_nodes(made, nodes)
+    needed = {name for node in every_node(graph) for name in node.input} | {value.name for value in graph.output}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in needed]:
         graph.initializer.remove(tensor)
     return made
@@ -219,30 +220,13 @@ def _integers(name: str, values: np.ndarray, bits: int, shape: tuple[int, ...]) 
 def _rename(model: onnx.ModelProto) -> dict[str, str]:
     """Name the network's tensors as its own state dict does, `net.0.bias` -> `0.bias`; return what was renamed."""
     names = {tensor.name for tensor in model.graph.initializer}
-    names |= {name for node in _nodes(model.graph) for name in (*node.input, *node.output)}
+    names |= {name for node in every_node(model.graph) for name in (*node.input, *node.output)}
     own = {name: export.own_name(name) for name in names if export.own_name(name) not in names}
     for tensor in model.graph.initializer:
         tensor.name = own.get(tensor.name, tensor.name)
-    for node in _nodes(model.graph):
+    for node in every_node(model.graph):
         node.input[:] = [own.get(name, name) for name in node.input]
     return own
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node, those of branches and loops too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
-
-
-def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    import onnx
-
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
 
 
 def _slim(model: onnx.ModelProto) -> None:

@@ -51,7 +51,7 @@ def refuses(config: VariantRecipe) -> str | None:
 
 def overflow_fix(config: VariantRecipe, targets: Iterable[Target]) -> tuple[bool, str]:
     """Decide whether weights keep to 7 bits so that sums of int8 products never saturate. Returns (yes or no, why)."""
-    if config.method != "ptq" or config.activations is None:
+    if config.method not in ("ptq", "dynamic") or config.activations is None:
         return False, "no int8 sums"
     asked = config.calibration.overflow_fix
     if asked != "auto":
@@ -94,14 +94,14 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
             batches = _Batches(lambda name=name: job.calibration(name, config.calibration))  # type: ignore[misc]
             for dialect in wanted:
                 other = dialects.quantize(dialect, source, keep, batches, config)
-                _tidy(other)
+                tidy(other)
                 others[dialect][name] = folder / dialect / source.name
                 save(other, others[dialect][name])
             if usual:
                 made, corrected = _corrected_if_better(model, keep, batches, config, narrow)
             else:
                 made = other
-        _tidy(made)
+        tidy(made)
         save(made, folder / source.name)
         graphs[name], facts[name] = folder / source.name, counts(made) | {"kept": keep} | corrected
     told = {"nodes": facts, "overflow_fix": {"on": narrow, "why": why}}
@@ -135,6 +135,9 @@ def counts(model: onnx.ModelProto) -> dict[str, Any]:
 
     found = {"heavy": 0, "int8": 0, "int8_weights": 0, "float": 0}
     for node in model.graph.node:
+        if node.op_type == "MatMulInteger":
+            found["heavy"] += 1
+            found["int8"] += 1
         if node.op_type in HEAVY:
             found["heavy"] += 1
             first, second = (stored_as_integers(name) for name in node.input[:2])
@@ -215,7 +218,7 @@ def _per_channel(config: VariantRecipe) -> bool:
     return config.weights is None or config.weights.granularity != "tensor"
 
 
-def _tidy(model: onnx.ModelProto) -> None:
+def tidy(model: onnx.ModelProto) -> None:
     """Bring the file to one form: no metadata, and the weights in the order of their names."""
     from ..export.onnx import strip
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from . import fake
 from .learned_scale import LearnedScale
+from .symmetric import Symmetric
 from .uniform import MinMax
 
 if TYPE_CHECKING:
@@ -29,4 +30,6 @@ def prepare(net: nn.Module, layout: Mapping[str, tuple[int, int]], config: Varia
 def _quantizer(weights: torch.Tensor, size: int, bits: int, config: VariantRecipe) -> nn.Module:
     if config.scale == "learned":
         return LearnedScale(size, bits, weights)
+    if config.weights and config.weights.symmetric:
+        return Symmetric(size, bits)
     return MinMax(size, bits, config.style or "straight-through", config.rounding == "stochastic")

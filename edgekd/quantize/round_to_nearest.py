@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from . import fake
+from .symmetric import Symmetric
 from .uniform import MinMax
 
 if TYPE_CHECKING:
@@ -19,4 +20,5 @@ if TYPE_CHECKING:
 
 def prepare(net: nn.Module, layout: Mapping[str, tuple[int, int]], config: VariantRecipe) -> None:
     """Put the quantizers before the weights. layout: name in the state dict -> (weights a bucket, bits)."""
-    fake.attach(net, {name: MinMax(size, bits) for name, (size, bits) in layout.items()})
+    kind = Symmetric if config.weights and config.weights.symmetric else MinMax
+    fake.attach(net, {name: kind(size, bits) for name, (size, bits) in layout.items()})

@@ -55,12 +55,15 @@ def quantize_weights(model: onnx.ModelProto, keep: Collection[str], per_channel:
     return made
 
 
-def symmetric_int8(weights: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return (int8 values of the same shape, float32 scales: one, or one for each index along `axis`)."""
+def symmetric_int8(weights: np.ndarray, axis: int | None, most: int = 127) -> tuple[np.ndarray, np.ndarray]:
+    """Return (int8 values of the same shape, float32 scales: one, or one for each index along `axis`).
+
+    most: the largest value, which the largest weight gets; 63 for sums of products in pairs that stay within 16 bits.
+    """
     others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
     largest = np.abs(weights).max(axis=others, keepdims=True)
-    scale = np.maximum(largest / np.float32(127), np.finfo(np.float32).tiny)  # all zero: any scale will do
-    q = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+    scale = np.maximum(largest / np.float32(most), np.finfo(np.float32).tiny)  # all zero: any scale will do
+    q = np.clip(np.rint(weights / scale), -most, most).astype(np.int8)
     return q, scale.reshape(-1) if axis is not None else scale.reshape(())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from .strict import Strict
-from .training import Distill, Objective
+from .training import Distill, Lora, Objective
 
 
 class Weights(Strict):
@@ -19,7 +19,8 @@ class Weights(Strict):
     )
     symmetric: bool | None = Field(
         None,
-        description="zero is a level; as the method does when absent: ptq yes, the others from the smallest weight to the largest",
+        description="zero is a level, and runtimes need no zero point; as the method does when absent: ptq and dynamic yes, the others from "
+        "the smallest weight to the largest",
     )
     granularity: Literal["tensor", "channel", "group"] = "channel"
     group: int | None = Field(None, ge=2, description="weights that share a scale; makes the granularity `group`")
@@ -43,6 +44,7 @@ class Activations(Strict):
 
     bits: Literal[8, 16] = 8
     symmetric: bool = False
+    dynamic: bool = Field(False, description="scaled anew at each call: what method `dynamic` makes, and only it")
 
 
 class Calibration(Strict):
@@ -72,13 +74,14 @@ class Scheme(Strict):
 
     @property
     def label(self) -> str:
-        """The scheme in short, as target files write it: fp32, w8, w8a8, w4g256, w2cg256 (c: codebook), w2-8 (mixed)."""
+        """The scheme in short, as target files write it: fp32, w8, w8a8, w4g256, w2cg256 (c: codebook), w2-8 (mixed), w8a8d (dynamic)."""
+        activations = f"a{self.activations.bits}" + "d" * self.activations.dynamic if self.activations else ""
         if self.weights is None:
-            return f"a{self.activations.bits}" if self.activations else "fp32"
+            return activations or "fp32"
         bits = f"{min(self.mixed)}-{max(self.mixed)}" if self.mixed else str(self.weights.bits)
         weights = f"w{bits}" + "c" * (self.weights.kind == "codebook")
         weights += f"g{self.weights.group}" if self.weights.group else ""
-        return weights + (f"a{self.activations.bits}" if self.activations else "")
+        return weights + activations
 
 
 class Budget(Strict):
@@ -122,7 +125,7 @@ class Retraining(Strict):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="when absent: a fifth of the recipe's; differentiable: 0.001, of points that lie between 0 and 1",
+        description="when absent: a fifth of the recipe's; lora: the recipe's; differentiable: 0.001, of points between 0 and 1",
     )
     momentum: float | None = Field(None, ge=0, lt=1, description="sgd only (Nesterov)")
     weight_decay: float | None = Field(None, ge=0, description="of weights; scales and points never decay")
@@ -137,7 +140,8 @@ class Retraining(Strict):
 
     def over(self, base: Distill, method: str) -> Distill:
         """Return the settings of a method's training. base: the recipe's."""
-        changes: dict[str, Any] = {"epochs": max(1, round(base.epochs / 4)), "learning_rate": base.learning_rate / 5}
+        changes: dict[str, Any] = {"epochs": max(1, round(base.epochs / 4)), "lora": None}
+        changes["learning_rate"] = base.learning_rate / (1 if method == "lora" else 5)
         if method == "differentiable":
             changes |= {"optimizer": "adamw", "learning_rate": 1e-3}
         changes |= {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
@@ -151,8 +155,16 @@ def _one_or_each(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else "mapping"
 
 
-TRAINED = ("quantized-distillation", "differentiable")
+TRAINED = ("lora", "quantized-distillation", "differentiable")
 """Methods that train, in the order of a chain."""
+
+CHAINS = (
+    ("quantized-distillation", "differentiable"),
+    ("lora", "round-to-nearest"),
+    ("lora", "quantized-distillation"),
+    ("lora", "differentiable"),
+    TRAINED,
+)
 
 
 class VariantRecipe(Strict):
@@ -161,11 +173,11 @@ class VariantRecipe(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names a folder")
     method: str | tuple[str, ...] = Field(
         "ptq",
-        description="none, ptq, round-to-nearest, quantized-distillation or differentiable; a list is a chain: "
-        "[quantized-distillation, differentiable], where each goes on from what the one before left",
+        description="none, ptq, dynamic, round-to-nearest, quantized-distillation or differentiable; a list is a chain: "
+        "[quantized-distillation, differentiable] or [lora, quantized-distillation], where each goes on from what the one before left",
     )
     weights: Weights | None = None
-    activations: Activations | None = Field(None, description="ptq only")
+    activations: Activations | None = Field(None, description="ptq and dynamic only")
     keep: tuple[str, ...] = Field(
         (), description="modules left in full precision: names, with * and ? as wildcards, and the words first and last"
     )
@@ -180,6 +192,7 @@ class VariantRecipe(Strict):
     scale: Literal["min-max", "learned"] | None = Field(
         None, description="quantized-distillation: a bucket's range is its extremes, or is learned (LSQ+); min-max when absent"
     )
+    lora: Lora | None = Field(None, description="the adapters of a chain that begins with lora; those of `Lora` when absent")
     training: (
         Annotated[
             Annotated[Retraining, Tag("mapping")] | Annotated[tuple[Retraining, ...], Tag("list")], Discriminator(_one_or_each)
@@ -206,7 +219,9 @@ class VariantRecipe(Strict):
         """Return (method, settings) of each training, in order. base: the recipe's `teaching`."""
         given = self.training if isinstance(self.training, tuple) else [self.training] * len(self.methods)
         pairs = zip(self.methods, given, strict=True)
-        return [(method, (changes or Retraining()).over(base, method)) for method, changes in pairs if method in TRAINED]
+        made = [(method, (changes or Retraining()).over(base, method)) for method, changes in pairs if method in TRAINED]
+        adapters = {"lora": self.lora or Lora()}
+        return [(method, told.model_copy(update=adapters) if method == "lora" else told) for method, told in made]
 
     @field_validator("method", mode="before")
     @classmethod
@@ -231,18 +246,44 @@ class VariantRecipe(Strict):
                 weights = weights.model_copy(update={"kind": "codebook"})
         return values if weights is None else {**values, "weights": weights}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _dynamic_makes_one_scheme(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("method") not in ("dynamic", ["dynamic"], ("dynamic",)):
+            return values
+        activations = values.get("activations")
+        if activations is None:
+            activations = {"dynamic": True}
+        elif isinstance(activations, dict):
+            activations = {"dynamic": True, **activations}
+        elif isinstance(activations, Activations) and "dynamic" not in activations.model_fields_set:
+            activations = activations.model_copy(update={"dynamic": True})
+        weights = values.get("weights")
+        return {**values, "weights": {} if weights is None else weights, "activations": activations}
+
     @model_validator(mode="after")
     def _numbers_fit_the_method(self) -> Self:
         from ..names import nearest
         from ..quantize import METHODS
+        from ..quantize.adapter_base import WHY
 
         for method in self.methods:
             if method not in METHODS:
                 raise ValueError(f"no method `{method}`{nearest(method, METHODS)}; there are {', '.join(METHODS)}")
-        if len(self.methods) > 1 and self.methods != TRAINED:
-            raise ValueError(f"method [{', '.join(self.methods)}]: the one chain there is goes [{', '.join(TRAINED)}]")
+        if self.method == "lora":
+            raise ValueError(
+                "method `lora` makes no weights smaller: let a method follow that does, as in [lora, quantized-distillation]; for a "
+                "student in full precision that learns by adapters there is `distill.lora`"
+            )
+        if "lora" in self.methods[1:]:
+            raise ValueError(f"method [{', '.join(self.methods)}]: adapters come first, not into quantized weights: {WHY}")
+        if len(self.methods) > 1 and self.methods not in CHAINS:
+            chains = ", ".join(f"[{', '.join(chain)}]" for chain in CHAINS)
+            raise ValueError(f"method [{', '.join(self.methods)}]: the chains that there are: {chains}")
         if self.method == "none" and (self.weights or self.activations):
             raise ValueError("method `none` keeps full precision: leave `weights` and `activations` out")
+        if self.activations and self.activations.dynamic != (self.method == "dynamic"):
+            raise ValueError("activations are scaled at each call (`dynamic: true`) by method `dynamic`, and by no other")
         if self.method == "ptq" and self.weights is None:
             raise ValueError("method `ptq` needs `weights: {bits: 8}`")
         if isinstance(self.training, tuple) and len(self.training) != len(self.methods):

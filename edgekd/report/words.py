@@ -10,9 +10,11 @@ Manifest = Mapping[str, Any]
 METHODS = {
     "none": "full precision",
     "ptq": "post-training",
+    "dynamic": "dynamic",
     "round-to-nearest": "round to nearest",
     "quantized-distillation": "quantized distillation",
     "differentiable": "differentiable quantization",
+    "lora": "adapters (LoRA)",
 }
 
 
@@ -116,6 +118,15 @@ def method(variant: Mapping[str, Any]) -> str:
     return ", then ".join(METHODS.get(name, name) for name in names)
 
 
+def adapters(told: Mapping[str, Any]) -> str:
+    """Say what was trained of a network that learnt by adapters, and how far the merged one lies from it."""
+    share = told["trained"] / max(told["parameters"], 1)
+    return (
+        f"rank {told['rank']} in {told['layers']} layers, {100 * share:.2g} % as many numbers as the network has; merged, its outputs "
+        f"differ by at most {told['max_relative_difference']:.1e} of the largest"
+    )
+
+
 def numbers(manifest: Manifest, name: str) -> str:
     """Say what numbers a variant is made of: 4-bit weights in buckets of 256, learned ends."""
     scheme = manifest["variants"][name]["scheme"]
@@ -137,7 +148,7 @@ def numbers(manifest: Manifest, name: str) -> str:
         if _recipe(manifest, name).get("scale") == "learned":
             parts.append("learned ends")
     if activations:
-        parts.append(f"{activations['bits']}-bit activations")
+        parts.append(f"{activations['bits']}-bit activations" + " scaled at each call" * bool(activations.get("dynamic")))
     return ", ".join(parts)
 
 

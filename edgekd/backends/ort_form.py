@@ -1,0 +1,98 @@
+"""The form in which a graph ships for ONNX Runtime: as it is, or with operators of ONNX Runtime's own where they are faster.
+
+What a file was made into stands in its metadata, and why something was not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import first_line
+from ..export.onnx import save
+from ..parity import compare
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ..export.graph import Arrays
+
+KEY = "edgekd.form"
+"""Of the metadata that tells the form, as JSON."""
+
+_MAX_ERROR = 5e-5
+"""Largest difference to the plain form, relative to the largest output: a quarter of what the gate allows."""
+_MIN_SQNR_DB = 35.0
+"""The same where activations are rounded at each call: a difference in the last digit moves some of them to the next integer."""
+
+Step = Callable[["onnx.ModelProto"], tuple["onnx.ModelProto", int]]
+
+
+def formed(model: onnx.ModelProto, steps: Mapping[str, Step], load: Callable[[Path], Any]) -> onnx.ModelProto:
+    """Return the model after those steps that find something, and whose outputs stay what they were; else as it was.
+
+    steps: name -> (model -> (model, how many places were changed)). load: of a file, into a session. What came of it is in the
+    model's metadata: {"MultiHeadAttention": 6} or {"MultiHeadAttention": "why not"}; nothing where no step found a place.
+    """
+    import onnx
+
+    told: dict[str, int | str] = {}
+    for name, step in steps.items():
+        made, count = step(model)
+        if not count:
+            continue
+        reason = _departs(model, made, load)
+        told[name] = reason or count
+        model = model if reason else made
+    if not told:
+        return model
+    marked = onnx.ModelProto()
+    marked.CopyFrom(model)
+    del marked.metadata_props[:]
+    marked.metadata_props.add(key=KEY, value=json.dumps(told))
+    return marked
+
+
+def told(file: Path) -> dict[str, int | str]:
+    """Return what formed() left in a file's metadata; {} where it did nothing."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    return next((dict(json.loads(p.value)) for p in model.metadata_props if p.key == KEY), {})
+
+
+def _departs(plain: onnx.ModelProto, made: onnx.ModelProto, load: Callable[[Path], Any]) -> str | None:
+    """Say why a form is not what it was made from, by running both; None where the outputs agree."""
+    from .onnxruntime import interface
+
+    with TemporaryDirectory() as folder:
+        outputs = []
+        for name, model in (("plain", plain), ("formed", made)):
+            file = Path(folder) / f"{name}.onnx"
+            save(model, file)
+            try:
+                outputs.append(load(file).run(trial_inputs(interface(file)["inputs"])))
+            except Exception as error:  # of the binding, which share no base
+                return f"{'left as it was' if name == 'formed' else 'not tried'}: the {name} graph does not run ({first_line(error)[:200]})"
+    near = compare(*outputs)
+    rounds = any(node.op_type == "DynamicQuantizeLinear" for node in plain.graph.node)
+    if (near.sqnr_db >= _MIN_SQNR_DB) if rounds else (near.relative <= _MAX_ERROR):
+        return None
+    return f"left as it was: outputs differ by {near.relative:.2g} of the largest ({near.sqnr_db:.0f} dB)"
+
+
+def trial_inputs(declared: list[dict[str, Any]]) -> Arrays:
+    """Make inputs of two samples; in masks the first sample ends in padding."""
+    from ..bench.scenarios import random_inputs
+
+    made = random_inputs(declared, 2, vocabulary=64)
+    for name, values in made.items():
+        if "mask" in name and values.ndim == 2 and values.shape[1] > 3:
+            made[name] = values = np.array(values)
+            values[0, -3:] = 0
+    return made
