@@ -149,6 +149,8 @@ def without(targets: Iterable[Target], refused: Collection[str]) -> str:
 def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -> Plan:
     """Lay out `edgekd train`: an ordinary supervised run for the teacher or the student."""
     model = getattr(recipe, role)
+    if recipe.task == "text-embedding":
+        raise BadInput("text-embedding learns from a teacher alone, without labels: use `edgekd distill`")
     if model is None:
         raise BadInput(f"the recipe has no {role} to train: add `{role}: {{model: ...}}`, or give --model")
     check_model_files(role, model.model_copy(update={"weights": None}))

@@ -82,6 +82,7 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     """
     import onnx
 
+    from ..export.onnx import longest
     from .onnxruntime import interface as onnx_interface
 
     model = onnx.load(str(file), load_external_data=False)
@@ -96,8 +97,9 @@ def refuses_graph(file: Path, target: Target) -> str | None:
                 f"{target.title} cannot resize as {node.name or 'a Resize'} does (antialiased or cubic): give data and student the "
                 "same size in `preprocess`"
             )
+    known = longest(model)
     for one in onnx_interface(file)["inputs"]:
-        if any(isinstance(n, str) for n in one["shape"][1:]):
+        if any(isinstance(n, str) and n not in known for n in one["shape"][1:]):
             return f"{target.title} is given fixed shapes, and those of `{one['name']}` depend on more than the batch: fix them"
     if reason := unfit(model):
         return f"{target.title} {reason}, or leave this target out"
@@ -196,7 +198,7 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     if sys.platform == "darwin" and not exact:
         from ..export.check_parts.coremltools import open_session
 
-        return OnMac(open_session(file, threads or 0)[0], len(read(file).operations))
+        return OnMac(open_session(file, threads or 0)[0], read(file))
     return Interpreted(read(file), exact)
 
 

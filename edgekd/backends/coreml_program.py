@@ -212,10 +212,17 @@ def is_picture(value: torch.Tensor) -> bool:
 
 
 def _one_sample(graph: Graph, name: str) -> torch.Tensor:
+    """Return the example as one sample, as long as it may get along its other dynamic axes, with zeros at the end."""
+    import torch
+
     value = graph.example[name]
-    for axis in graph.dynamic.get(name, {}):
+    for axis, label in graph.dynamic.get(name, {}).items():
         if axis == 0:
             value = value[:1]
+        elif label in graph.longest:
+            more = list(value.shape)
+            more[axis] = graph.longest[label] - value.shape[axis]
+            value = torch.cat([value, value.new_zeros(more)], dim=axis)
     return value
 
 

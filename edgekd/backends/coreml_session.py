@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .fixed import one_by_one
+from .fixed import filled, one_by_one
 
 if TYPE_CHECKING:
     from ..export.graph import Arrays
@@ -30,7 +30,7 @@ class Interpreted:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run any number of samples, one after the other."""
         wanted = {name: inputs[name] for name in self._program.inputs}
-        return one_by_one(self._one, wanted)
+        return one_by_one(self._one, wanted, shapes=shapes_of(self._program))
 
     def _one(self, sample: Arrays) -> dict[str, np.ndarray]:
         made = self._runner.values(handed(sample, self._program))
@@ -40,13 +40,18 @@ class Interpreted:
 class OnMac:
     """A program in Core ML itself."""
 
-    def __init__(self, call: Callable[[Arrays], dict[str, np.ndarray]], operations: int) -> None:
-        self._call = call
-        self.providers = {"Core ML": operations}
+    def __init__(self, call: Callable[[Arrays], dict[str, np.ndarray]], program: Program) -> None:
+        self._call, self._shapes = call, shapes_of(program)
+        self.providers = {"Core ML": len(program.operations)}
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run any number of samples."""
-        return self._call(inputs)
+        return self._call(filled(inputs, self._shapes))
+
+
+def shapes_of(program: Program) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of a program's inputs, pictures left out: Core ML has those the other way round."""
+    return {name: one.shape for name, one in program.inputs.items() if name not in program.pictures}
 
 
 def sample_of(file: Path, program: Program) -> dict[str, np.ndarray]:

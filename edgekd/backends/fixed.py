@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..errors import BadInput
 
 if TYPE_CHECKING:
     import onnx
@@ -16,19 +18,38 @@ _SIZED_BY_VALUES = ("NonZero", "Compress", "Unique")
 
 
 def fix_batch(model: onnx.ModelProto, batch: int = 1) -> onnx.ModelProto:
-    """Return the model with every dynamic axis of its inputs set to `batch`, and the shapes that follow from it."""
+    """Return the model with the first axis of its inputs set to `batch`, other dynamic axes to their greatest length where the file
+    says it, and the shapes that follow.
+    """
     import onnx
 
     made = onnx.ModelProto.FromString(model.SerializeToString())
     graph = made.graph
+    lengths = _lengths(made) | dict.fromkeys(_batches(made), batch)
     for value in graph.input:
-        for axis in value.type.tensor_type.shape.dim:
-            if not axis.HasField("dim_value"):
+        for at, axis in enumerate(value.type.tensor_type.shape.dim):
+            if axis.HasField("dim_value"):
+                continue
+            if at == 0:
                 axis.dim_value = batch
+            elif axis.dim_param in lengths:
+                axis.dim_value = lengths[axis.dim_param]
     del graph.value_info[:]  # says the dynamic sizes
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
     return onnx.shape_inference.infer_shapes(made, data_prop=True)
+
+
+def _batches(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the first axes: a batch, wherever else they stand."""
+    first = [value.type.tensor_type.shape.dim[0] for value in model.graph.input if value.type.tensor_type.shape.dim]
+    return {axis.dim_param for axis in first if axis.dim_param}
+
+
+def _lengths(model: onnx.ModelProto) -> dict[str, int]:
+    from ..export.onnx import longest
+
+    return longest(model)
 
 
 def open_axes(model: onnx.ModelProto) -> list[str]:
@@ -50,7 +71,10 @@ def unfit(model: onnx.ModelProto, made: onnx.ModelProto | None = None) -> str | 
             f"takes fixed shapes alone, and the size of what {node.name} ({node.op_type}) gives depends on the input's values"
         )
     if names := open_axes(made):
-        return f"takes fixed shapes alone, and {', '.join(names)} depends on the input: fix every axis but the batch"
+        return (
+            f"takes fixed shapes alone, and the shape of {', '.join(names)} depends on the input: fix every axis but the batch, or "
+            "say how long it gets (`Graph.longest`)"
+        )
     weights = {tensor.name for tensor in model.graph.initializer}
     batched = any(
         not value.type.tensor_type.shape.dim[0].HasField("dim_value")
@@ -65,11 +89,41 @@ def unfit(model: onnx.ModelProto, made: onnx.ModelProto | None = None) -> str | 
     return None
 
 
-def one_by_one(run: Callable[[Arrays], dict[str, np.ndarray]], inputs: Arrays, batch: int = 1) -> dict[str, np.ndarray]:
-    """Run any number of samples, n >= 1, through `run`, which takes `batch` at a time; the last are filled up with the last sample."""
+def one_by_one(
+    run: Callable[[Arrays], dict[str, np.ndarray]],
+    inputs: Arrays,
+    batch: int = 1,
+    shapes: Mapping[str, Sequence[Any]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Run any number of samples, n >= 1, through `run`, which takes `batch` at a time; the last are filled up with the last sample.
+
+    shapes: input name -> the shape that `run` takes; what is shorter than that along an axis is filled up with zeros.
+    """
+    if shapes:
+        inputs = filled(inputs, shapes)
     count = max(len(values) for values in inputs.values())
     parts = []
     for start in range(0, count, batch):
         at = np.minimum(np.arange(start, start + batch), count - 1)
         parts.append(run({name: np.ascontiguousarray(values[at]) for name, values in inputs.items()}))
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def filled(inputs: Arrays, shapes: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Return inputs with zeros behind them, as long as `shapes` say along every axis but the first. An axis with a name is left.
+
+    Raises BadInput for one that is longer.
+    """
+    made = {}
+    for name, values in inputs.items():
+        values = np.asarray(values)
+        lengths = [
+            n if isinstance(n, int) and n > 0 else have for n, have in zip(shapes.get(name, ()), values.shape, strict=False)
+        ]
+        lengths = [*values.shape[:1], *lengths[1:]] if len(lengths) == values.ndim else list(values.shape)
+        if any(have > length for have, length in zip(values.shape, lengths, strict=True)):
+            raise BadInput(
+                f"`{name}` is {values.shape}, and the file is made for {tuple(shapes[name])}: give less, such as fewer tokens"
+            )
+        made[name] = np.pad(values, [(0, length - have) for have, length in zip(values.shape, lengths, strict=True)])
+    return made

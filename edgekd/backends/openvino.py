@@ -46,6 +46,8 @@ class OpenVinoSession:
         self.outputs = [_name(port) for port in compiled.outputs]
         shape = compiled.inputs[0].get_partial_shape() if self._inputs else None
         self._batch = shape[0].get_length() if shape and shape.is_static and len(shape) else 0
+        static = [port for port in compiled.inputs if port.get_partial_shape().is_static]
+        self._shapes = {port.get_any_name(): tuple(port.get_shape()) for port in static}
         kinds: Counter[str] = Counter()
         for node in compiled.get_runtime_model().get_ops():
             kind = str(node.get_rt_info()["layerType"].astype(str))
@@ -59,7 +61,7 @@ class OpenVinoSession:
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run any number of samples. Inputs that the graph does not have are left out."""
         given = {name: inputs[name] for name in self._inputs}
-        return one_by_one(self._once, given, self._batch) if self._batch else self._once(given)
+        return one_by_one(self._once, given, self._batch, self._shapes) if self._batch else self._once(given)
 
     def _once(self, inputs: Arrays) -> dict[str, np.ndarray]:
         made = self._request.infer({name: np.ascontiguousarray(values) for name, values in inputs.items()}, share_inputs=True)

@@ -45,12 +45,14 @@ interface = onnx_files.interface
 class Simulated:
     """A compiled graph in the HTP simulator. providers: the provider -> the nodes that were compiled into the binary."""
 
-    def __init__(self, process: Process, providers: dict[str, int], inputs: Sequence[str]) -> None:
-        self._process, self.providers, self._inputs = process, providers, inputs
+    def __init__(self, process: Process, providers: dict[str, int], inputs: Sequence[dict[str, Any]]) -> None:
+        self._process, self.providers = process, providers
+        self._shapes = {value["name"]: value["shape"] for value in inputs}
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run any number of samples, one after the other."""
-        return one_by_one(lambda one: self._process.ask(one, do="run")[1], {name: inputs[name] for name in self._inputs})
+        given = {name: inputs[name] for name in self._shapes}
+        return one_by_one(lambda one: self._process.ask(one, do="run")[1], given, shapes=self._shapes)
 
 
 def missing() -> str | None:
@@ -185,7 +187,7 @@ def load(file: Path, target: Target | None = None, threads: int | None = None, e
     nodes = dict(sorted(answer["nodes"].items()))
     if set(nodes) == {PROVIDER}:
         nodes[PROVIDER] = context.nodes  # the session counts a compiled graph as one
-    return Simulated(process, nodes, [value["name"] for value in interface(file)["inputs"]])
+    return Simulated(process, nodes, interface(file)["inputs"])
 
 
 def _soc(target: Target) -> Soc | str:

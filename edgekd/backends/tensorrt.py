@@ -10,7 +10,7 @@ import importlib.util
 import json
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import BadInput, Missing, first_line
 from ..targets import covers
 from . import Means, onnxruntime
-from .fixed import fix_batch, one_by_one, unfit
+from .fixed import filled, fix_batch, one_by_one, unfit
 from .half import too_large
 
 if TYPE_CHECKING:
@@ -50,26 +50,28 @@ OPTIONS = {"batches": _rising, "workspace_mib": int}
 class EngineSession:
     """An engine that was built here. providers: {"TensorRT": layers}."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, shapes: Mapping[str, Sequence[Any]]) -> None:
+        self._engine, self._shapes = engine, shapes
         self.providers: dict[str, int] = dict(engine.providers)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run any number of samples."""
-        made: dict[str, np.ndarray] = self._engine(dict(inputs))
+        made: dict[str, np.ndarray] = self._engine(filled(inputs, self._shapes))
         return made
 
 
 class WrittenSession:
     """The file's own arithmetic in ONNX Runtime on the CPU. It multiplies in 32 bits what the file stores in 16."""
 
-    def __init__(self, session: onnxruntime.OnnxRuntimeSession, batch: int) -> None:
-        self._session, self._batch = session, batch
+    def __init__(self, session: onnxruntime.OnnxRuntimeSession, batch: int, shapes: Mapping[str, Sequence[Any]]) -> None:
+        self._session, self._batch, self._shapes = session, batch, shapes
         self.providers = session.providers
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run any number of samples."""
-        return one_by_one(self._session.run, inputs, self._batch) if self._batch else self._session.run(inputs)
+        if not self._batch:
+            return self._session.run(inputs)
+        return one_by_one(self._session.run, inputs, self._batch, self._shapes)
 
 
 def missing() -> str | None:
@@ -205,7 +207,7 @@ def load(
         model = onnx.load(str(file), load_external_data=False)
         first = model.graph.input[0].type.tensor_type.shape.dim
         fixed = len(first) > 0 and first[0].HasField("dim_value")
-        return WrittenSession(session, first[0].dim_value if fixed else 0)
+        return WrittenSession(session, first[0].dim_value if fixed else 0, _shapes(file))
     if importlib.util.find_spec("tensorrt") is None:
         raise Missing("TensorRT is not installed here, and nothing else stands in for it: run build_engine.py on the device")
     beside = file.with_name("build_engine.json")
@@ -213,7 +215,8 @@ def load(
     profile = next((graph["profile"] for graph in told["graphs"].values() if graph["file"] == file.name), None)
     try:
         trt, cuda = builder.tensorrt(), builder.Cuda()
-        return EngineSession(builder.Engine(trt, cuda, builder.build(trt, file, profile, int(told.get("workspace_mib", 0)))))
+        built = builder.build(trt, file, profile, int(told.get("workspace_mib", 0)))
+        return EngineSession(builder.Engine(trt, cuda, built), _shapes(file))
     except builder.Unavailable as error:
         raise Missing(str(error)) from None
     except builder.Unbuildable as error:
@@ -278,18 +281,28 @@ def _written(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
 
 def _profile(model: onnx.ModelProto, target: Target) -> dict[str, list[list[int]]] | None:
     """Return input name -> [smallest, usual, largest shape]; None where nothing is dynamic."""
+    from ..export.onnx import longest
+
     batches = tuple(target.options.get("batches", _BATCHES))
     if len(batches) != 3 or list(batches) != sorted(batches) or batches[0] < 1:
         raise BadInput(f"{target.file}: options.batches {list(batches)} must be three rising numbers: smallest, usual, largest")
     if not _dynamic(model):
         return None
+    lengths = {name: (1, max(1, most // 4), most) for name, most in longest(model).items()}
     weights = {tensor.name for tensor in model.graph.initializer}
     shapes = {}
     for value in model.graph.input:
         if value.name not in weights:
             axes = value.type.tensor_type.shape.dim
-            shapes[value.name] = [[a.dim_value if a.HasField("dim_value") else batch for a in axes] for batch in batches]
+            shapes[value.name] = [
+                [a.dim_value if a.HasField("dim_value") else lengths.get(a.dim_param, batches)[at] for a in axes]
+                for at in range(3)
+            ]
     return shapes
+
+
+def _shapes(file: Path) -> dict[str, Sequence[Any]]:
+    return {one["name"]: one["shape"] for one in interface(file)["inputs"]}
 
 
 def _dynamic(model: onnx.ModelProto) -> list[str]:

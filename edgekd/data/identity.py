@@ -20,22 +20,24 @@ _OPEN_AT_MOST = 256
 def fingerprint(data: Data, text: bool = False) -> str:
     """Return a hash of the data: of the content where it is small, of (path, size, time of change) where it is large.
 
-    text: its rows are text, not pictures. A hub id is told apart by its name and configuration. Needs neither torch nor `datasets`. Raises BadInput for a missing source.
+    text: its rows are text, not pictures. A hub id is told apart by its name and configuration. Needs neither torch nor `datasets`.
+    Raises BadInput for a missing source.
     """
-    found = [*text_rows.files(data), *(text_rows.files(data.pairs) if data.pairs else ())] if text else picture_files(data)
+    told = data.model_dump(mode="json", exclude={"source": True, "in_memory_gb": True, "pairs": {"source"}})
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    _add(digest, data.source, text_rows.files(data) if text else picture_files(data))
+    if text and data.pairs:
+        _add(digest, data.pairs.source, text_rows.files(data.pairs))
+    return digest.hexdigest()[:32]
+
+
+def _add(digest: hashlib._Hash, source: str, found: list[Path]) -> None:
+    """Add one source to a hash: its files, wherever they lie, or its name where it has none."""
     sizes = {path: path.stat().st_size for path in found if path.is_file()}
     read = len(sizes) <= _OPEN_AT_MOST and sum(sizes.values()) <= _READ_AT_MOST
     root = Path(os.path.commonpath([path.parent for path in found])) if found else Path()
-    digest = hashlib.sha256(
-        json.dumps(
-            data.model_dump(mode="json", exclude={"source": True, "in_memory_gb": True, "pairs": {"source"}}), sort_keys=True
-        ).encode()
-    )
-    digest.update(b"" if found else data.source.encode())
-    if data.pairs and not Path(data.pairs.source).exists():
-        digest.update(data.pairs.source.encode())
+    digest.update(b"" if found else source.encode())
     for path, size in sizes.items():
         name = os.fsencode(path.relative_to(root).as_posix())  # bytes as on the disk, UTF-8 or not
         digest.update(b"\n%b %d " % (name, size))
         digest.update(hashlib.sha256(path.read_bytes()).digest() if read else str(path.stat().st_mtime_ns).encode())
-    return digest.hexdigest()[:32]

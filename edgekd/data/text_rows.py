@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, first_line
+from ..names import nearest
 from ..recipe import Data, Pairs
 from .records import ROLES, USUAL_NAMES
 from .sources import hub
@@ -18,7 +19,8 @@ from .sources.text_table import rows_of
 Columns = dict[str, list[Any]]
 """Key of the recipe (text, sentence1, ...) -> one value a row."""
 
-_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt")
+_TABLES = (".parquet", ".csv", ".jsonl", ".ndjson")
+_SUFFIXES = (*_TABLES, ".txt")
 
 
 def files(data: Data | Pairs) -> list[Path]:
@@ -26,20 +28,22 @@ def files(data: Data | Pairs) -> list[Path]:
     return [file for group in (_groups(data) or {}).values() for file in group]
 
 
-def read(data: Data | Pairs, kinds: Sequence[str]) -> dict[str, Columns]:
+def read(data: Data | Pairs, kinds: Sequence[str], wanted: Collection[str] = ROLES, whole: bool = False) -> dict[str, Columns]:
     """Return role (train, validation, test) -> the columns of those kinds; every split that there is, under its usual name.
 
-    A single split without a usual name is the training split. Raises BadInput for a missing source, split or column.
+    A single split without a usual name is the training split. wanted: roles, of which alone the rows are read. whole: a plain
+    text file is one row, not one for each line. Raises BadInput for a missing source, split or column.
     """
     groups = _groups(data)
     names = list(groups) if groups is not None else list(found := hub.load(data))
-    roles = _roles(names, data)
     made: dict[str, Columns] = {}
-    for role, name in roles.items():
+    for role, name in _roles(names, data).items():
+        if role not in wanted:
+            continue
         if groups is None:
             made[role] = _of_dataset(found[name], data, kinds, f"{data.source} ({name})")
         else:
-            parts = [_of_file(file, data, kinds) for file in groups[name]]
+            parts = [_of_file(file, data, kinds, whole) for file in groups[name]]
             made[role] = {kind: [value for part in parts for value in part[kind]] for kind in kinds}
     return made
 
@@ -48,10 +52,15 @@ def _groups(data: Data | Pairs) -> dict[str, list[Path]] | None:
     """Return split -> files; None for a hub id."""
     path, where = Path(data.source), section(data)
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES]
+        found = [
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        ]
         if not found:
             raise BadInput(f"{where}.source: no text in {path}: a folder holds {', '.join(_SUFFIXES)} files")
-        return grouped(found, path, data)
+        tables = [file for file in found if file.suffix.lower() in _TABLES]
+        return grouped(tables or found, path, data)  # beside tables, plain text is a README or a licence
     if path.is_file():
         if path.suffix.lower() not in _SUFFIXES:
             raise BadInput(f"{where}.source: {path} is of no kind that text is read from; give a {', '.join(_SUFFIXES)} file")
@@ -64,14 +73,16 @@ def _groups(data: Data | Pairs) -> dict[str, list[Path]] | None:
 def _roles(names: Sequence[str], data: Data | Pairs) -> dict[str, str]:
     """Return role -> name of a stored split: as the recipe says, else by its usual name."""
     where, there = section(data), ", ".join(names)
+    asked = {role: name for role in ROLES if (name := getattr(data, role, None)) is not None}
     roles = {}
     for role in ROLES:
-        asked = getattr(data, role, None)
-        if asked is not None and asked not in names:
-            raise BadInput(f"{where}.{role}: {data.source} has no split `{asked}`; there: {there}")
-        usual = [name for name in names if name.lower() in USUAL_NAMES[role]]
-        if asked is not None or usual:
-            roles[role] = asked or usual[0]
+        if role in asked and asked[role] not in names:
+            raise BadInput(
+                f"{where}.{role}: {data.source} has no split `{asked[role]}`{nearest(asked[role], names)}; there: {there}"
+            )
+        usual = [name for name in names if name.lower() in USUAL_NAMES[role] and name not in asked.values()]
+        if role in asked or usual:
+            roles[role] = asked.get(role) or usual[0]
     if not roles and len(names) == 1:
         roles["train"] = names[0]
     if len(set(roles.values())) < len(roles):
@@ -83,7 +94,7 @@ def _roles(names: Sequence[str], data: Data | Pairs) -> dict[str, str]:
     return roles
 
 
-def _of_file(file: Path, data: Data | Pairs, kinds: Sequence[str]) -> Columns:
+def _of_file(file: Path, data: Data | Pairs, kinds: Sequence[str], whole: bool = False) -> Columns:
     if file.suffix.lower() == ".parquet":
         import datasets
 
@@ -98,10 +109,10 @@ def _of_file(file: Path, data: Data | Pairs, kinds: Sequence[str]) -> Columns:
         if list(kinds) != ["text"]:
             raise BadInput(f"{file}: plain text has no columns; give a parquet, csv or jsonl file with {' and '.join(kinds)}")
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadInput(f"{file}: not a UTF-8 text file ({error.reason} at byte {error.start})") from None
-        return {"text": [line for line in map(str.strip, lines) if line]}
+        return {"text": [text] if whole else [line for line in map(str.strip, text.splitlines()) if line]}
     rows = rows_of(file)
     named = {kind: column(kind, list(rows[0]), data, str(file)) for kind in kinds}
     return {kind: [row.get(name) for row in rows] for kind, name in named.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -36,14 +36,24 @@ class Reading:
 
 @dataclass(frozen=True)
 class TextSplit:
-    """Texts as token ids. columns: array name -> (rows, id that pads them): `input_ids` comes with `attention_mask`,
-    `teacher_input_ids` with `teacher_attention_mask`. scores: float64 (N,), of pairs."""
+    """Texts as token ids.
+
+    fingerprint: changes with any text, and with where it is cut; what turned it into tokens is told apart by each model's own.
+    columns: array name -> (rows, id that pads them): `input_ids` comes with `attention_mask`, `teacher_input_ids` with
+    `teacher_attention_mask`. max_tokens: what longer texts were cut to. scores: float64 (N,), of pairs.
+    """
 
     name: str
     fingerprint: str
     columns: Mapping[str, tuple[Ragged, int]] = field(repr=False)
+    max_tokens: int
     scores: np.ndarray | None = field(default=None, repr=False)
     classes: tuple[str, ...] = ()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sample, all columns together."""
+        return np.sum([rows.lengths for rows, _ in self.columns.values()], axis=0)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))[0])
@@ -67,19 +77,26 @@ class TextSplit:
         )
 
 
-def texts(data: Data, readings: Mapping[str, Reading]) -> TextSplit:
-    """Return the texts to learn from, as each model reads them: role -> Reading. Raises BadInput."""
-    rows = text_rows.read(data, ["text"])
+def texts(data: Data, readings: Mapping[str, Reading], judged: Collection[str] = ()) -> TextSplit:
+    """Return the texts to learn from, as each model reads them: role -> Reading. Raises BadInput.
+
+    judged: texts that the result is judged by, of which none is learned from.
+    """
+    rows = text_rows.read(data, ["text"], ["train"])
     if "train" not in rows:
-        raise BadInput(f"data.train: {data.source} has no training split; there: {', '.join(rows)}; name it")
-    found = rows["train"]["text"]
-    if data.limit is not None:
-        found = found[: data.limit]
-    return _split("train", {"": checked(found, data.source, "text")}, data, readings)
+        raise BadInput(f"data.train: {data.source} has no training split; name it")
+    found = checked(rows["train"]["text"], data.source, "text")
+    known = frozenset(judged)
+    kept = [text for text in found if text not in known][: data.limit]
+    if len(kept) < 2:
+        raise BadInput(f"{data.source}: {len(kept)} texts to learn from, beside those to be judged by; 2 at least are needed")
+    if out := len(found) - sum(text not in known for text in found):
+        say(f"data (train): {out} of {len(found)} texts stand in the pairs to be judged by, and were left out")
+    return _split("train", {"": kept}, data.source, data, readings)
 
 
-def pairs(data: Data, readings: Mapping[str, Reading]) -> tuple[TextSplit, TextSplit]:
-    """Return the scored pairs of validation and test. Raises BadInput.
+def pairs(data: Data, readings: Mapping[str, Reading]) -> tuple[TextSplit, TextSplit, set[str]]:
+    """Return the scored pairs of validation and test, and all sentences in them. Raises BadInput.
 
     Where the source has no validation split, its training split is it; else a quarter of the test pairs is put aside for it.
     """
@@ -95,15 +112,16 @@ def pairs(data: Data, readings: Mapping[str, Reading]) -> tuple[TextSplit, TextS
     if validation is None:
         aside, kept = cut(np.zeros(len(test["score"]), np.int64), max(1, len(test["score"]) // 4), _SEED)
         validation, test = ({k: [v[i] for i in part.tolist()] for k, v in test.items()} for part in (aside, kept))
-    made = []
+    made, sentences = [], set[str]()
     for name, part in (("validation", validation), ("test", test)):
-        count = len(part["score"]) if data.limit is None else min(data.limit, len(part["score"]))
-        scores = _scores(part["score"][:count], data.pairs.source)
+        scores = _scores(part["score"][: data.limit], data.pairs.source)
         columns = {
-            p: checked(part[k][:count], data.pairs.source, k) for p, k in (("first_", "sentence1"), ("second_", "sentence2"))
+            p: checked(part[k][: data.limit], data.pairs.source, k)
+            for p, k in (("first_", "sentence1"), ("second_", "sentence2"))
         }
-        made.append(_split(name, columns, data, readings, scores))
-    return made[0], made[1]
+        sentences.update(*columns.values())
+        made.append(_split(name, columns, data.pairs.source, data, readings, scores))
+    return made[0], made[1], sentences
 
 
 def checked(found: list[Any], source: str, kind: str) -> list[str]:
@@ -111,10 +129,21 @@ def checked(found: list[Any], source: str, kind: str) -> list[str]:
     if not found:
         raise BadInput(f"{source}: has no rows")
     for number, text in enumerate(found, 1):
-        if not isinstance(text, str) or not text.strip():
-            what = "empty" if text is None or text == "" or isinstance(text, str) else f"{type(text).__name__}, no text"
-            raise BadInput(f"{source}, row {number}: `{kind}` is {what}; fill it in, or leave the row out")
+        if wrong := _wrong(text):
+            raise BadInput(f"{source}, row {number}: `{kind}` is {wrong}; fill it in, or leave the row out")
     return found
+
+
+def _wrong(text: Any) -> str | None:
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return "empty"
+    if not isinstance(text, str):
+        return f"{type(text).__name__}, no text"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"no text: it has half a character at {error.start}"
+    return None
 
 
 def _scores(found: list[Any], source: str) -> np.ndarray:
@@ -130,17 +159,22 @@ def _scores(found: list[Any], source: str) -> np.ndarray:
 
 
 def _split(
-    name: str, columns: Mapping[str, list[str]], data: Data, readings: Mapping[str, Reading], scores: np.ndarray | None = None
-) -> TextSplit:
+    name: str, columns: Mapping[str, list[str]], source: str, data: Data, readings: Mapping[str, Reading],
+    scores: np.ndarray | None = None,
+) -> TextSplit:  # fmt: skip
     digest = hashlib.sha256(f"{name} {data.max_tokens}".encode())
     made: dict[str, tuple[Ragged, int]] = {}
+    for values in columns.values():
+        digest.update("\0".join([str(len(values)), *values]).encode())
     for role, reading in readings.items():
         cuts = 0
         for column, values in columns.items():
             ids, were_cut = tokenizers.encode(reading.tokenizer, values, data.max_tokens)
             made[f"{column}{reading.prefix}input_ids"] = ids, reading.pad
             cuts += were_cut
-            digest.update(ids.values.tobytes() + ids.ends.tobytes() + bytes([reading.pad % 256]))
+            if len(nothing := np.flatnonzero(ids.lengths == 0)):
+                text = values[nothing[0]]
+                raise BadInput(f"{source}: the {role}'s tokenizer makes no token of `{text[:40]}`; leave such texts out")
         if cuts:
             of = sum(len(values) for values in columns.values())
             say(
@@ -148,4 +182,4 @@ def _split(
             )
     if scores is not None:
         digest.update(scores.tobytes())
-    return TextSplit(name, digest.hexdigest()[:32], made, scores)
+    return TextSplit(name, digest.hexdigest()[:32], made, data.max_tokens, scores)

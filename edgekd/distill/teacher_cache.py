@@ -21,6 +21,7 @@ import torch
 from .. import recipe
 from ..errors import BadInput
 from ..progress import bar
+from ..text import tokenizer
 from . import keys, objectives
 from .memory_format import channels_last, contiguous
 from .samples import Samples
@@ -64,6 +65,8 @@ def key(
             "teacher": teacher.reference,
             "weights": keys.weights_hash(teacher.module),
             "preprocess": teacher.preprocess.model_dump() if teacher.preprocess else None,
+            "tokenizer": tokenizer.fingerprint(teacher.tokenizer) if teacher.tokenizer is not None else None,
+            "pooling": teacher.pooling,
             "data": split.fingerprint,
             "samples": len(split),
             "augment": settings.augment.model_dump() if augmented else None,
@@ -161,12 +164,15 @@ def _forward(
     module: torch.nn.Module, task: Task, samples: Samples, taps: Taps, outputs: list[str], view: int, positions: np.ndarray
 ) -> dict[str, np.ndarray]:
     parts: list[dict[str, torch.Tensor]] = []
+    lengths = samples.split.lengths
+    alike = np.argsort(lengths[positions], kind="stable") if lengths is not None else np.arange(len(positions))
     for start in range(0, len(positions), BATCH):
-        batch = samples.batch(samples.read(positions[start : start + BATCH]), view)
+        batch = samples.batch(samples.read(positions[alike[start : start + BATCH]]), view)
         made = task.forward(module, batch)
         made = {**made, **taps.outputs}
         parts.append({name: made[name] for name in outputs})
-    return {name: torch.cat([part[name].float().cpu() for part in parts]).numpy() for name in parts[0]}
+    back = torch.from_numpy(np.argsort(alike))
+    return {name: torch.cat([part[name].float().cpu() for part in parts])[back].numpy() for name in parts[0]}
 
 
 def _refuse_ragged(module: torch.nn.Module, task: Task, two: dict[str, torch.Tensor]) -> None:

@@ -22,6 +22,7 @@ from .. import recipe
 from ..errors import BadInput, Diverged
 from ..export.graph import torch_runner
 from ..progress import bar
+from ..text import tokenizer
 from . import batches, checkpoint, keys, memory_format, objectives, processes, teachers
 from .history import Epoch, History
 from .optimization import Average, learning_rate, optimizer_of
@@ -96,6 +97,7 @@ class _Fit:
         self.state = State()
         self.saved = time.monotonic()
         self.threads = self._reading_threads()
+        self.draw = _drawing(task, settings)
 
     def run(self) -> History:
         state = self.state
@@ -123,7 +125,8 @@ class _Fit:
     def _epoch(self, advance: Callable[..., Any]) -> None:
         """Train from state.step to the end of the epoch."""
         state, settings = self.state, self.settings
-        order = batches.order(self.seed, state.epoch, len(self.splits.train))
+        train = self.splits.train
+        order = batches.order(self.seed, state.epoch, len(train), train.lengths, settings.batch_size)
         state.sums = state.sums or [0.0] * len(self.goals)
         self.trainee.train()
         window: list[tuple[torch.Tensor, int]] = []
@@ -175,6 +178,8 @@ class _Fit:
             group["lr"] = self._rate(step)
         view = self.teach.view(self.state.epoch)
         batch = self.samples.batch(read, view)
+        if self.draw is not None:
+            batch = self.draw(self.student, batch, (self.seed, number, self.accelerator.process_index))
         taught = self.teach(view, positions, batch)
         try:
             total, terms = self.model(batch, taught)
@@ -273,6 +278,7 @@ class _Fit:
                 "objectives": [goal.config.model_dump() for goal in self.goals],
                 "seed": self.seed,
                 "data": self.splits.train.fingerprint,
+                "tokenizer": tokenizer.fingerprint(self.student.tokenizer) if self.student.tokenizer is not None else None,
                 "teacher": self.teacher,
                 "student": {name: list(t.shape) for name, t in self.trainee.state_dict().items()},
             }
@@ -312,3 +318,13 @@ class _Fit:
             self.accelerator.scaler.load_state_dict(scaler)
         self.state.restore(state)
         return True
+
+
+def _drawing(task: Task, settings: recipe.Training) -> Callable[..., dict[str, torch.Tensor]] | None:
+    """Return what puts targets that the student wrote itself into a batch; None where it learns from the data's. Raises BadInput."""
+    if not isinstance(settings, recipe.Distill) or settings.targets == "given":
+        return None
+    draw: Callable[..., dict[str, torch.Tensor]] | None = getattr(task, "drawn", None)
+    if draw is None:
+        raise BadInput(f"distill.targets: student: a {task.name} model writes no targets of its own: leave `targets` out")
+    return draw

@@ -43,7 +43,8 @@ class Graph:
 
     A classifier has one (`model`), a seq2seq model two (`encoder`, `decoder`).
     module: called with the inputs in order, returns one tensor or a tuple in the order of `outputs`.
-    example: input name -> example tensor. dynamic: input name -> {axis: axis name}.
+    example: input name -> example tensor. dynamic: input name -> {axis: axis name}. longest: axis name -> its greatest length, to
+    which inputs are filled up with zeros (which a mask has to hide) for runtimes that take fixed shapes alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Graph:
     outputs: tuple[str, ...]
     example: dict[str, torch.Tensor]
     dynamic: dict[str, dict[int, str]] = field(default_factory=dict)
+    longest: dict[str, int] = field(default_factory=dict)
 
     @property
     def interface(self) -> dict[str, list[dict[str, Any]]]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LARGEST_PROTOBUF = 1_900_000_000  # protobuf refuses 2 GiB; larger weights go to a file beside
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_LONGEST = "edgekd.longest"
+"""Key of a file's metadata: the lengths of `Graph.longest`."""
 
 
 def write(graph: Graph, path: Path, opset: int = 20) -> None:
@@ -40,6 +42,8 @@ def finish(graph: Graph, model: onnx.ModelProto, nodes: Mapping[str, list[str]],
 
     _check_axes(graph, model)
     strip(model)
+    if graph.longest:
+        model.metadata_props.add(key=_LONGEST, value=json.dumps(graph.longest))
     onnx.checker.check_model(model)
     save(model, path)
     modules = {"modules": _module_names(graph), "nodes": nodes}
@@ -131,9 +135,18 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return found
 
 
+def longest(model: onnx.ModelProto) -> dict[str, int]:
+    """Return axis name -> its greatest length, as `Graph.longest` says it; {} for a model whose axes may be of any."""
+    told = next((entry.value for entry in model.metadata_props if entry.key == _LONGEST), "{}")
+    return {str(axis): int(length) for axis, length in json.loads(told).items()}
+
+
 def strip(model: onnx.ModelProto) -> None:
-    """Remove what differs between machines or says nothing to a runtime: stack traces, metadata, documentation."""
+    """Remove what differs between machines or says nothing to a runtime: stack traces, metadata of others, documentation."""
+    kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key == _LONGEST]
     del model.metadata_props[:]
+    for key, value in kept:
+        model.metadata_props.add(key=key, value=value)
     graphs = [model.graph]
     while graphs:
         graph = graphs.pop()

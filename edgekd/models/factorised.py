@@ -21,6 +21,11 @@ def factorise(net: Any, rank: int, role: str) -> None:
         raise BadInput(
             f"{role}.arguments.embedding_rank: this model's token embedding is no plain table that could be factorised"
         )
+    others = {name: getattr(module, "weight", None) for name, module in net.named_modules() if module is not table}
+    if shared := [name for name, weight in others.items() if weight is table.weight]:
+        raise BadInput(
+            f"{role}.arguments.embedding_rank: `{shared[0]}` shares the table of token embeddings, which would stay as large as it is"
+        )
     tokens, width = table.weight.shape
     if not 1 <= rank < tokens * width / (tokens + width):
         raise BadInput(
@@ -38,3 +43,13 @@ def factorise(net: Any, rank: int, role: str) -> None:
         small.weight.copy_(coordinates / scale)
         projection.weight.copy_(basis * scale)
     net.set_input_embeddings(nn.Sequential(small, projection))
+
+
+def product(net: Any) -> dict[str, torch.Tensor]:
+    """Return name -> the table that a factorised embedding stands for; {} for a model whose embedding is a plain table."""
+    parts = net.get_input_embeddings()
+    if not isinstance(parts, nn.Sequential):
+        return {}
+    name = next(name for name, module in net.named_modules() if module is parts)
+    small, projection = (part.get_parameter("weight").detach() for part in parts)
+    return {f"{name}.weight": small @ projection.T}

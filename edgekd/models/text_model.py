@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import BadInput, first_line
+from ..progress import say
 from ..recipe import Model
 from ..text import tokenizer as tokenizers
 from . import finished, python_file, transformers_model
-from .factorised import factorise
+from .factorised import factorise, product
 from .loaded import LoadedModel, Made
 from .loading import split
 from .saving import WEIGHTS
@@ -25,11 +25,13 @@ RANK = "embedding_rank"
 """An argument of ours beside those of a transformers configuration."""
 
 
-def text_encoder(config: Model, *, role: str, seed: int, need_weights: bool, teacher: LoadedModel | None = None) -> LoadedModel:
+def text_encoder(
+    config: Model, *, role: str, seed: int, need_weights: bool, max_tokens: int, teacher: LoadedModel | None = None
+) -> LoadedModel:
     """Load a text encoder, in evaluation mode: its module returns one vector for each text.
 
-    teacher: for a student that starts from its layers. need_weights: refuse a network that would start untrained. Raises BadInput
-    for whatever does not fit.
+    teacher: for a student that starts from its layers. need_weights: refuse a network that would start untrained. max_tokens: how
+    long a text may be. Raises BadInput for whatever does not fit.
     """
     config = _resolved(config, role)
     kind, rest = split(config.model, role)
@@ -38,17 +40,23 @@ def text_encoder(config: Model, *, role: str, seed: int, need_weights: bool, tea
         raise BadInput(
             f"{role}: {config.model} has no trained weights; give `weights: FILE`, or a reference that brings its own"
         )
-    pooling = config.pooling or (pooling_of(Path(rest)) if kind == "hf" else None) or "mean"
+    pooling = config.pooling or (pooling_of(rest, role) if kind == "hf" else None)
+    if pooling is None:
+        say(f"{role}: {config.model} says nothing of pooling: the mean of the tokens is taken (`pooling` changes that)")
+    tokenizer = tokenizers.of(config, role)
+    check_tokens(made.net, tokenizer, max_tokens, role)
+    module = TextEncoder(made.net, pooling or "mean").eval()
+    _check_output(module, len(tokenizer), max_tokens, config, role)
     return LoadedModel(
-        module=TextEncoder(made.net, pooling).eval(),
+        module=module,
         reference=config.model,
         preprocess=None,
         classes=None,
         parameters=sum(parameter.numel() for parameter in made.net.parameters()),
         role=role,
         arguments=made.arguments,
-        tokenizer=tokenizers.of(config, role),
-        pooling=pooling,
+        tokenizer=tokenizer,
+        pooling=module.pooling,
     )
 
 
@@ -89,16 +97,17 @@ def _resolved(config: Model, role: str) -> Model:
     if folder is None:
         return config
     card = finished.card_of(config.model)
-    return config.model_copy(
-        update={
-            "model": finished.reference_of(folder, card["reference"]),
-            "weights": config.weights or folder / WEIGHTS,
-            "tokenizer": config.tokenizer or str(folder),
-            "pooling": config.pooling or card.get("pooling"),
-            "teacher_layers": None,
-            "arguments": {**card["arguments"], **config.arguments},
-        }
-    )
+    arguments = {**card["arguments"], **config.arguments}
+    update: dict[str, Any] = {
+        "model": finished.reference_of(folder, card["reference"]),
+        "tokenizer": config.tokenizer or str(folder),
+        "pooling": config.pooling or card.get("pooling"),
+    }
+    if config.teacher_layers is None or config.weights is not None:
+        update |= {"weights": config.weights or folder / WEIGHTS, "teacher_layers": None}
+    elif "num_hidden_layers" not in config.arguments:
+        arguments.pop("num_hidden_layers", None)  # as many as are taken
+    return config.model_copy(update={**update, "arguments": arguments})
 
 
 def _of_transformers(config: Model, name: str, maker: str, role: str) -> Made:
@@ -119,17 +128,82 @@ def _of_transformers(config: Model, name: str, maker: str, role: str) -> Made:
             setattr(wanted, key, value)
     wanted._attn_implementation = "eager"  # plain products and a softmax, which every exporter and quantizer knows
     trained = config.weights is None and config.teacher_layers is None and transformers_model.has_weights(name)
+    lacking: list[str] = []
     try:
         make = getattr(transformers, maker)
         if trained:
-            net = make.from_pretrained(name, config=wanted, trust_remote_code=False)
+            changes = role == "student"  # its shapes may be others, by `arguments`; a teacher's must fit as it is
+            net, told = make.from_pretrained(
+                name, config=wanted, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=changes
+            )
+            lacking = _lacking(told)
         else:
             net = make.from_config(wanted, trust_remote_code=False)
     except Exception as error:  # ValueError, OSError, RuntimeError or the hub client's own, by cause
         raise BadInput(f"{role}: hf:{name}: cannot be loaded with {maker} ({first_line(error)[:200]})") from None
+    if lacking and role != "student":
+        raise BadInput(f"{role}: hf:{name} has no weights for `{lacking[0]}` ({len(lacking)} such) of a {type(net).__name__}")
+    if lacking:
+        say(
+            f"{role}: `{lacking[0]}` ({len(lacking)} such) have other shapes than in hf:{name} or are not there: they start untrained"
+        )
     if getattr(net, "pooler", None) is not None:
         net.pooler = None  # reads the first token for BERT's next-sentence task; nothing here uses what it makes
-    return Made(net.float(), None, trained, arguments)
+    return Made(net.float(), None, trained and not lacking, arguments)
+
+
+def _lacking(told: Any) -> list[str]:
+    """Return the weights that from_pretrained() found nowhere, or in another shape."""
+    names = [*told["missing_keys"], *told["mismatched_keys"]]
+    found = (name if isinstance(name, str) else str(name[0]) for name in names)
+    return sorted(name for name in found if not name.startswith("pooler."))
+
+
+def check_tokens(net: Any, tokenizer: Any, max_tokens: int, role: str) -> None:
+    """Check that a network of transformers knows every id that the tokenizer makes, and so many positions. Raises BadInput."""
+    table = net.get_input_embeddings() if hasattr(net, "get_input_embeddings") else None
+    known = getattr(table[0] if isinstance(table, nn.Sequential) else table, "num_embeddings", None)
+    if known is not None and len(tokenizer) > known:
+        raise BadInput(
+            f"{role}: its tokenizer makes ids up to {len(tokenizer) - 1}, and the model knows {known}: they do not belong together; "
+            f"set {role}.tokenizer"
+        )
+    longest = _positions(net)
+    if longest is not None and max_tokens > longest:
+        raise BadInput(
+            f"data.max_tokens: {max_tokens}, and the {role} reads {longest} tokens at most: set it to {longest} or less"
+        )
+
+
+def _positions(net: Any) -> int | None:
+    """Return how many tokens a network of transformers can read; None where nothing says so."""
+    tables = [m for name, m in net.named_modules() if name.endswith("position_embeddings") and isinstance(m, nn.Embedding)]
+    if tables:  # RoBERTa counts from what follows its padding
+        return min(t.num_embeddings - (0 if t.padding_idx is None else t.padding_idx + 1) for t in tables)
+    return getattr(getattr(net, "config", None), "max_position_embeddings", None)
+
+
+def _check_output(module: TextEncoder, ids: int, max_tokens: int, config: Model, role: str) -> None:
+    """Run two texts, one as long as may be and of the largest ids, and look at what comes out. Raises BadInput."""
+    tokens = torch.full((2, max_tokens), ids - 1)
+    mask = torch.ones_like(tokens)
+    mask[1, 1:] = 0
+    try:
+        with torch.inference_mode():
+            states = module.states(tokens, mask)
+            made = module(tokens, mask) if states.ndim == 3 else states
+    except Exception as error:  # the user's code, or a kind of model that wants more than tokens
+        raise BadInput(
+            f"{role}: {config.model} cannot be called with input_ids and attention_mask of {max_tokens} tokens and ids up to "
+            f"{ids - 1}: {first_line(error)[:200]}"
+        ) from None
+    if states.shape[:-1] != tokens.shape:
+        raise BadInput(
+            f"{role}: {config.model} gives {tuple(states.shape)} for {tuple(tokens.shape)} tokens; a text encoder returns a state for "
+            "each, (texts, tokens, width)"
+        )
+    if not bool(torch.isfinite(made).all()):
+        raise BadInput(f"{role}: {config.model} gives NaN or infinity: check its weights")
 
 
 def _take_over(net: Any, teacher: LoadedModel | None, layers: tuple[int, ...], role: str) -> None:
@@ -148,6 +222,7 @@ def _take_over(net: Any, teacher: LoadedModel | None, layers: tuple[int, ...], r
             f"{role}.teacher_layers: {len(layers)} layers for a student of {len(stack)}; leave num_hidden_layers out"
         )
     state = {name: value for name, value in other.state_dict().items() if not name.startswith(f"{other_prefix}.")}
+    state |= product(other)
     for number, layer in enumerate(layers):
         state |= {f"{prefix}.{number}.{name}": value for name, value in other_stack[layer].state_dict().items()}
     wanted = net.state_dict()

@@ -98,12 +98,35 @@ class Recipe(Strict):
             needing = [o.kind for o in self.distill.objectives if o.kind != "task"]
             if needing:
                 raise ValueError(f"objective `{needing[0]}` needs a teacher: add `teacher: {{model: ...}}`")
+        if reason := _unlike_text(self) if self.reads_text else None:
+            raise ValueError(reason)
         if self.task in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
             raise ValueError(
                 "distill.teacher: cached: a language model's logits (a number for each token of the vocabulary at each place of the "
                 "text) are too many to keep: set distill.teacher: live"
             )
         return self
+
+
+def _unlike_text(recipe: Recipe) -> str | None:
+    """Say what a recipe for text lacks, or has that is for pictures; None when all fits."""
+    if recipe.preprocess or any(model.preprocess for model in (recipe.teacher, recipe.student) if model):
+        return "preprocess: is for pictures; a model that reads text brings its tokenizer (`tokenizer` names another)"
+    if recipe.distill and recipe.distill.augment != Augment():
+        return "distill.augment: is for pictures, and this task reads text: leave it out"
+    if recipe.task != "text-embedding":
+        return None
+    if recipe.data.pairs is None:
+        return (
+            "data.pairs: text embeddings are judged by pairs of sentences that people scored (STS-B is such a set): add "
+            "`pairs: {source: ...}` to `data`"
+        )
+    if recipe.distill and any(goal.kind == "task" for goal in recipe.distill.objectives):
+        return (
+            "distill.objectives: text-embedding learns from texts without labels, so `task` has no loss: use `embedding` and "
+            "`similarities`"
+        )
+    return None
 
 
 def _like_the_teacher(values: dict[str, Any]) -> dict[str, Any]:

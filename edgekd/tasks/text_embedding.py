@@ -40,7 +40,8 @@ class TextEmbedding:
         readings = _readings(recipe)
         if len(readings) > 1:
             say("teacher and student have different tokenizers: each reads the texts in its own tokens")
-        return Splits(texts(recipe.data, readings), *pairs(recipe.data, readings))
+        validation, test, judged = pairs(recipe.data, readings)
+        return Splits(texts(recipe.data, readings, judged), validation, test)
 
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher (None without one) and student. A student that is not distilled must bring weights. Raises BadInput."""
@@ -58,7 +59,9 @@ class TextEmbedding:
         config: Model | None = recipe.teacher
         if config is None:
             raise BadInput("the recipe has no teacher: add `teacher: {model: ...}`")
-        made = models.text_encoder(config, role=role, seed=recipe.seed, need_weights=need_weights)
+        made = models.text_encoder(
+            config, role=role, seed=recipe.seed, need_weights=need_weights, max_tokens=recipe.data.max_tokens
+        )
         if len(readings := _readings(recipe)) > 1:
             made.module.prefix = readings["teacher"].prefix
         return made
@@ -66,8 +69,14 @@ class TextEmbedding:
     def _student(self, recipe: Recipe, teacher: LoadedModel | None, *, need_weights: bool) -> LoadedModel:
         from .. import models
 
-        config = recipe.student
-        return models.text_encoder(config, role="student", seed=recipe.seed, need_weights=need_weights, teacher=teacher)
+        return models.text_encoder(
+            recipe.student,
+            role="student",
+            seed=recipe.seed,
+            need_weights=need_weights,
+            max_tokens=recipe.data.max_tokens,
+            teacher=teacher,
+        )
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Pick the student's tokens; of pairs, those of the first sentences."""
@@ -117,11 +126,13 @@ class TextEmbedding:
         """Return the one graph: input_ids, attention_mask int64 (batch, tokens) -> embedding float32 (batch, width), pooled and normalised."""
         import torch
 
+        assert isinstance(splits.test, TextSplit)
         two = _of_side(splits.validation.take(np.arange(2) % len(splits.validation)), "first")
         prefix = getattr(model.module, "prefix", "")
         tensors = {name: torch.from_numpy(two[name]) for name in (f"{prefix}input_ids", f"{prefix}attention_mask")}
-        axes = {0: "batch", 1: "tokens"}
-        return [Graph("model", model.module, tuple(tensors), self.outputs, tensors, dict.fromkeys(tensors, axes))]
+        axes = {name: {0: "batch", 1: "tokens"} for name in tensors}
+        longest = {"tokens": splits.test.max_tokens}
+        return [Graph("model", model.module, tuple(tensors), self.outputs, tensors, axes, longest)]
 
     def golden(self, run: Runner, split: Split, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Return the first sentences of the pairs at those positions."""
@@ -129,10 +140,15 @@ class TextEmbedding:
 
     def preprocessing(self, model: LoadedModel, split: Split, folder: Path) -> dict[str, Any]:
         """Write tokenizer.json into `folder`; return what to do with it, and what the graph does."""
+        assert isinstance(split, TextSplit)
         file = tokenizers.ship(model.tokenizer, folder)
-        pad = model.tokenizer.pad_token_id or 0
+        pad = {"step": "pad", "to": "the longest of the batch; where the graph's shape is fixed, to that"}
         return {
-            "host": [{"step": "tokenize", "file": file.name}, {"step": "pad", "to": "the longest of the batch", "with": pad}],
+            "host": [
+                {"step": "tokenize", "file": file.name},
+                {"step": "cut", "to": split.max_tokens, "unit": "tokens, those around a text counted"},
+                {**pad, "with": model.tokenizer.pad_token_id or 0, "mask": 0},
+            ],
             "graph": [{"step": "pool", "how": model.pooling}, {"step": "normalize", "norm": 2}],
         }
 

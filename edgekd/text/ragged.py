@@ -19,7 +19,7 @@ class Ragged:
     def of(cls, rows: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> Ragged:
         """Put rows together."""
         lengths = [len(row) for row in rows]
-        values = np.fromiter((value for row in rows for value in row), np.int32, sum(lengths))
+        values = np.concatenate([np.empty(0, np.int32), *(np.asarray(row, np.int32) for row in rows)])
         return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     def __len__(self) -> int:

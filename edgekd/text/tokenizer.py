@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import BadInput, Missing, first_line
 from ..hub_access import prefer_cache_when_unreachable
 from ..recipe import Model
@@ -15,6 +17,9 @@ from .ragged import Ragged
 
 FILE = "tokenizer.json"
 """What ships: the whole tokenizer, as the `tokenizers` library and its ports to other languages read it."""
+
+_AT_ONCE = 16_384
+"""Texts that are encoded together: what the library tells of each takes kilobytes, until the ids are taken out."""
 
 
 def of(config: Model, role: str) -> Any:
@@ -77,11 +82,16 @@ def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int, special: bool 
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.enable_truncation(max_tokens)
+    rows: list[np.ndarray] = []
+    cut = 0
     try:
-        made = backend.encode_batch(list(texts), add_special_tokens=special)
+        for start in range(0, len(texts), _AT_ONCE):
+            made = backend.encode_batch(list(texts[start : start + _AT_ONCE]), add_special_tokens=special)
+            rows += [np.asarray(one.ids, np.int32) for one in made]
+            cut += sum(bool(one.overflowing) for one in made)
     finally:
         backend.no_truncation()
-    return Ragged.of([one.ids for one in made]), sum(bool(one.overflowing) for one in made)
+    return Ragged.of(rows), cut
 
 
 def ship(tokenizer: Any, folder: Path) -> Path:
