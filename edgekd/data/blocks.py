@@ -23,12 +23,13 @@ _WHOLE = 2**31 - 1
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of text as token ids, all of one length. ids: int32 (N, tokens)."""
+    """Blocks of text as token ids, all of one length (so `lengths`, which sorts batches, is None). ids: int32 (N, tokens)."""
 
     name: str
     fingerprint: str
     ids: np.ndarray = field(repr=False)
     classes: tuple[str, ...] = ()
+    lengths: None = None
 
     def __len__(self) -> int:
         return len(self.ids)
