@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -11,6 +11,9 @@ from ..preprocess import Preprocessed
 from ..recipe import Preprocess
 from .causal_lm import CausalLM
 from .text_encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from .seq2seq_lm import Seq2SeqLM
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class LoadedModel:
     arguments: what its maker was called with beyond the defaults; with the reference, enough to make the same network again.
     """
 
-    module: Preprocessed | TextEncoder | CausalLM
+    module: Preprocessed | TextEncoder | CausalLM | Seq2SeqLM
     reference: str
     preprocess: Preprocess | None
     classes: tuple[str, ...] | None

@@ -18,6 +18,9 @@ from . import text_model, transformers_model
 from .causal_lm import CausalLM, check, context_of, decoder_graph
 from .loaded import LoadedModel
 
+SHARED = "share_embeddings"
+"""An argument of ours beside those of a transformers configuration: one table of token embeddings for encoder and decoder."""
+
 ARCHITECTURES = {"t5gemma": "t5gemma", "t5": "t5", "mt5": "t5"}
 """model_type of transformers -> the file beside this one that calls its parts."""
 
@@ -117,6 +120,8 @@ def seq2seq_lm(config: Model, *, role: str, seed: int, need_weights: bool, teach
     teacher: for a student that starts from its layers. need_weights: refuse a network that would start untrained. Raises BadInput.
     """
     config = text_model._resolved(config, role)
+    shared = {name: value for name, value in config.arguments.items() if name == SHARED}
+    config = config.model_copy(update={"arguments": {name: v for name, v in config.arguments.items() if name != SHARED}})
     made = text_model.network(config, _maker(config), role=role, seed=seed, teacher=teacher)
     if need_weights and not made.trained:
         raise BadInput(
@@ -124,6 +129,8 @@ def seq2seq_lm(config: Model, *, role: str, seed: int, need_weights: bool, teach
             f"(`edgekd train RECIPE --model {role}` makes them), or a reference that brings its own"
         )
     net: Any = made.net
+    if shared.get(SHARED):
+        _share(net, role)
     tokenizer = tokenizers.of(config, role)
     module: Seq2SeqLM | SourceThenTarget
     if net.config.is_encoder_decoder:
@@ -139,7 +146,7 @@ def seq2seq_lm(config: Model, *, role: str, seed: int, need_weights: bool, teach
         classes=None,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         role=role,
-        arguments=made.arguments,
+        arguments={**made.arguments, **shared},
         tokenizer=tokenizer,
     )
 
@@ -222,6 +229,17 @@ def _maker(config: Model) -> str:
     kind, _, name = config.model.partition(":")
     encodes = kind == "hf" and transformers_model.config_of(name).is_encoder_decoder
     return "AutoModelForSeq2SeqLM" if encodes else "AutoModelForCausalLM"
+
+
+def _share(net: Any, role: str) -> None:
+    """Give the encoder the decoder's table of token embeddings. Raises BadInput where there are no two tables of one shape."""
+    if not net.config.is_encoder_decoder:
+        raise BadInput(f"{role}.arguments.{SHARED}: this model has no encoder; leave it out")
+    tables = [stack.get_input_embeddings() for stack in (net.get_encoder(), net.get_decoder())]
+    if tables[0].weight.shape != tables[1].weight.shape:
+        shapes = " and ".join(str(tuple(table.weight.shape)) for table in tables)
+        raise BadInput(f"{role}.arguments.{SHARED}: encoder and decoder have tables of {shapes}; give both one width")
+    tables[0].weight = tables[1].weight
 
 
 def _agreed_start(net: Any, tokenizer: Any, trained: bool, role: str) -> int:

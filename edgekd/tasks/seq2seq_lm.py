@@ -101,12 +101,12 @@ class Seq2SeqLM:
         import torch
 
         from ..export.graph import torch_runner
-        from ..models import seq2seq_lm
+        from ..models.seq2seq_lm import graphs
 
         device, training = batch["input_ids"].device, model.module.training
         end = model.tokenizer.eos_token_id
         made = _write(
-            torch_runner(seq2seq_lm.graphs(model.module), str(device)),  # type: ignore[arg-type]
+            torch_runner(graphs(model.module), str(device)),  # type: ignore[arg-type]
             {name: batch[name].cpu().numpy() for name in ("input_ids", "attention_mask")},
             batch["output_ids"].shape[1],
             model.tokenizer,
@@ -162,9 +162,9 @@ class Seq2SeqLM:
 
     def graphs(self, model: LoadedModel, splits: Splits) -> list[Graph]:
         """Return `encoder` and `decoder`, or the one `decoder` of a decoder-only model."""
-        from ..models import seq2seq_lm
+        from ..models.seq2seq_lm import graphs
 
-        return seq2seq_lm.graphs(model.module)  # type: ignore[arg-type]
+        return graphs(model.module)  # type: ignore[arg-type]
 
     def golden(self, run: Runner, split: Split, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Return the sources at those positions for the encoder, and for the decoder a step on a cache that holds tokens already."""
@@ -199,14 +199,14 @@ def texts_of(tokens: np.ndarray, split: SequenceSplit) -> list[str]:
 
 
 def _load(recipe: Recipe, splits: Splits, role: str, need_weights: bool, teacher: LoadedModel | None) -> LoadedModel:
-    from ..models import seq2seq_lm
+    from ..models.seq2seq_lm import check_lengths, seq2seq_lm
 
     config = recipe.student if role == "student" else recipe.teacher
     if config is None:
         raise BadInput("the recipe has no teacher: add `teacher: {model: ...}`")
-    made = seq2seq_lm.seq2seq_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
+    made = seq2seq_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
     longest = max(int(split.inputs.lengths.max()) for split in (splits.train, splits.validation, splits.test))
-    seq2seq_lm.check_lengths(made, longest, recipe.data.max_tokens)
+    check_lengths(made, longest, recipe.data.max_tokens)
     return made
 
 
