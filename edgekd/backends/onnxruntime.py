@@ -99,7 +99,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     from ..export.onnx import files_of, save
     from ..quantize.packed import foldable
-    from . import ort_attention, ort_form, ort_nbits
+    from . import ort_attention, ort_form, ort_nbits, ort_norm
 
     made = {}
     for name, source in variant.graphs.items():
@@ -109,8 +109,10 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
         steps: dict[str, ort_form.Step] = {}
         if alone and _as_stored(model, target):
             steps["MatMulNBits"] = ort_nbits.fuse
-        if target.backend == "onnxruntime" and target.options.get("attention") != "plain":
-            steps["MultiHeadAttention"] = ort_attention.fuse
+        if target.backend == "onnxruntime":
+            steps["Sum"] = ort_norm.split
+            if target.options.get("attention") != "plain":
+                steps["MultiHeadAttention"] = ort_attention.fuse
         formed = ort_form.formed(model, steps, load)
         if alone:
             formed = foldable(formed)

@@ -174,7 +174,7 @@ class _Graph:
         names = [found.q, found.k, found.v]
         parts = [self._linear(name) for name in names]
         if joined := _joined([part for part in parts if part is not None]):
-            names = [f"{end}.{part}" for part in "qkv"]
+            names = [f"{end}.{part}" for part in ("queries", "keys", "values")]
             made += self._product(joined, names, end)
         inputs = [*names, "", *self._mask(found.mask, made)]
         while inputs[-1] == "":
