@@ -16,7 +16,7 @@ from . import data, host, imported, imports, quantize, run_folder
 from .backends import backend_of, packages_of
 from .errors import BadInput, Missing
 from .names import nearest
-from .quantize import dialects
+from .quantize import adapter_base, dialects
 from .recipe import Model, Recipe
 from .run_folder import fingerprint
 from .targets import Target, load_target, name_of
@@ -120,6 +120,7 @@ def plan(
             reasons = "\n".join(f"  {r.variant}: {r.reason}" for r in mine)
             raise BadInput(f"target `{target.name}` can take none of the variants:\n{reasons}{without(targets, [target.name])}")
     _check_devices(recipe, targets)
+    _check_adapters(recipe)
     local = [target for target in targets if target.name not in recipe.bench.devices]  # a device says itself how many it takes
     if local and (recipe.bench.threads or 1) > 4 * host.usable_cores():
         raise BadInput(
@@ -154,8 +155,10 @@ def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -
     if model is None:
         raise BadInput(f"the recipe has no {role} to train: add `{role}: {{model: ...}}`, or give --model")
     check_model_files(role, model.model_copy(update={"weights": None}))
+    if recipe.train.lora:
+        adapter_base.check(model.model_copy(update={"weights": None}), "train.lora")
     made = fingerprint(
-        "train", role, _settings(recipe.train), data.fingerprint(recipe.data, recipe.reads_text), model_fingerprint(model.model_copy(update={"weights": None})),
+        "train", role, *_adapters(recipe.train.lora, model.adapter), _settings(recipe.train), data.fingerprint(recipe.data, recipe.reads_text), model_fingerprint(model.model_copy(update={"weights": None})),
         _plain(recipe.preprocess), recipe.seed, _code("model"),
     )  # fmt: skip
     return Plan(recipe, out, (), (Step("train", "model", made),), (), recipe_file, "train", roles={"train": role})
@@ -194,7 +197,7 @@ def _steps(
         yield Step("teacher-cache", "teacher_cache", cache)
     student = fingerprint(
         "student", shared, inputs["student"], _settings(distill) if distill else None,
-        teacher if distill or recipe.student.teacher_layers else None,
+        teacher if distill or recipe.student.teacher_layers else None, *_adapters(distill and distill.lora, recipe.student.adapter),
         _code("model"),
     )  # fmt: skip
     yield Step("distill" if distill else "student", "student", student)
@@ -212,7 +215,7 @@ def _steps(
             made_from = [quantize.opset_for(targets, variant.scheme), _code("network")]
         if variant.trains:
             lessons = [(method, _settings(training)) for method, training in variant.lessons(recipe.teaching)]
-            made_from += [teacher, lessons, _code("model")]
+            made_from += [teacher, lessons, _code("model"), *_adapters("lora" in variant.methods)]
         variants[variant.name] = fingerprint("quantize", graphs, samples, settings, *made_from)
         yield Step(f"quantize/{variant.name}", f"variants/{variant.name}", variants[variant.name])
     refused = {(r.target, r.variant) for r in refusals}
@@ -251,6 +254,20 @@ def _check_devices(recipe: Recipe, targets: tuple[Target, ...]) -> None:
         open_device(address)
 
 
+def _check_adapters(recipe: Recipe) -> None:
+    """Raise BadInput or Missing where the student is to learn by adapters, and cannot."""
+    if recipe.distill and recipe.distill.lora:
+        adapter_base.check(recipe.student, "distill.lora")
+    for variant in recipe.quantize:
+        if "lora" in variant.methods:
+            adapter_base.check(None if recipe.distill else recipe.student, f"quantize `{variant.name}`")
+
+
+def _adapters(*asked: Any) -> list[str]:
+    """What a result depends on beside the rest where adapters are asked for."""
+    return [run_folder.code_fingerprint(("quantize/lora.py",)), f"peft {_version('peft')}"] if any(asked) else []
+
+
 def narrow(variant: Any, targets: tuple[Target, ...]) -> tuple[bool, str]:
     """Decide whether weights keep to 7 bits (the overflow fix), and why."""
     from .quantize.post_training import overflow_fix
@@ -277,6 +294,12 @@ def check_model_files(role: str, model: Model) -> None:
         raise BadInput(
             f"{role}.weights: no file {model.weights}. Train one with `edgekd train RECIPE --model {role}`, or mend the path"
         )
+    if model.adapter:
+        adapter_base.check(model, f"{role}.adapter")
+        if not (model.adapter / "adapter_config.json").is_file():
+            raise BadInput(
+                f"{role}.adapter: no adapter_config.json in {model.adapter}; give the folder that save_pretrained() of peft wrote"
+            )
     if model.model.startswith("py:"):
         file, colon, function = model.model.removeprefix("py:").rpartition(":")
         if not colon or not file or not function:
@@ -299,7 +322,7 @@ def model_fingerprint(model: Model) -> str:
     folder = Path(model.tokenizer) if model.tokenizer else None
     tokens = _folder_hash(folder) if folder and folder.is_dir() else model.tokenizer
     told = _plain(model.preprocess), list(model.classes or ()), model.arguments, model.pooling, model.teacher_layers
-    return fingerprint(source, weights, tokens, *told)
+    return fingerprint(source, weights, tokens, *told, *([_folder_hash(model.adapter)] if model.adapter else []))
 
 
 def _folder_hash(folder: Path) -> str:

@@ -137,7 +137,7 @@ def _path_value(key: Key, value: Any, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
     match key:
-        case ("teacher" | "student", "weights"):
+        case ("teacher" | "student", "weights" | "adapter"):
             return str((folder / value).resolve())
         case ("student", "model") if value == "teacher":
             return value  # of the teacher's kind; a folder of that name is ./teacher

@@ -30,6 +30,7 @@ class History:
 
     best_epoch: the epoch whose weights were kept: the best validation score, on a tie the lower validation loss.
     images_per_second: over all processes, training alone. warnings: what looks wrong, in whole sentences.
+    lora: what is to be told of adapters that were trained and merged, max_relative_difference of the merged outputs among it.
     """
 
     initial_validation: float
@@ -41,10 +42,12 @@ class History:
     steps: int = 0
     processes: int = 1
     warnings: list[str] = field(default_factory=list)
+    lora: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings."""
-        return asdict(self)
+        made = asdict(self)
+        return made if self.lora else {name: value for name, value in made.items() if name != "lora"}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> History:

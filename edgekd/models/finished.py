@@ -35,6 +35,7 @@ def load(
     again = Model(
         model=reference_of(folder, card["reference"]),
         weights=config.weights or folder / WEIGHTS,
+        adapter=config.adapter,
         preprocess=preprocess,
         classes=config.classes or (tuple(card["classes"]) if card["classes"] else None),
         arguments={**card["arguments"], **config.arguments},

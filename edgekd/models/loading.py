@@ -10,7 +10,7 @@ from ..errors import BadInput
 from ..names import nearest
 from ..preprocess import Preprocessed, size_of
 from ..recipe import Model, Preprocess
-from . import finished, python_file, timm_model, transformers_model
+from . import adapters, finished, python_file, timm_model, transformers_model
 from .loaded import LoadedModel, Made
 from .weights import load_weights
 
@@ -48,6 +48,8 @@ def load(
             f"{role}: {config.model} has no trained weights; give `weights: FILE` "
             f"(`edgekd train RECIPE --model {role}` makes them), or a reference that brings its own"
         )
+    if config.adapter is not None:
+        adapters.merge_adapters(made.net, config, role)
     return assembled(made, config, preprocess, role)
 
 

@@ -13,7 +13,7 @@ from ..errors import BadInput, first_line
 from ..progress import say
 from ..recipe import Model
 from ..text import tokenizer as tokenizers
-from . import finished, python_file, transformers_model
+from . import adapters, finished, python_file, transformers_model
 from .factorised import factorise, product
 from .loaded import LoadedModel, Made
 from .loading import split
@@ -88,6 +88,8 @@ def network(config: Model, maker: str, *, role: str, seed: int, teacher: LoadedM
     if config.weights is not None:
         load_weights(made.net, config.weights, role)
         made = replace(made, trained=True)
+    if config.adapter is not None:
+        adapters.merge_adapters(made.net, config, role)
     return made
 
 

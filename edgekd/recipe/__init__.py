@@ -24,6 +24,7 @@ from .training import (
     Features,
     Installed,
     Logits,
+    Lora,
     Objective,
     Similarities,
     TaskLoss,
@@ -33,7 +34,7 @@ from .variants import TRAINED, Activations, Budget, Calibration, Retraining, Sch
 
 __all__ = [
     "TRAINED", "Activations", "Augment", "Bench", "Budget", "Calibration", "Data", "Distill", "Embedding", "Features", "Gate", "Installed", "Logits",
-    "Model", "Objective", "Pairs", "Preprocess", "Recipe", "Retraining", "Scheme", "Similarities", "Strict", "TaskLoss", "Training", "VariantRecipe", "Weights",
+    "Lora", "Model", "Objective", "Pairs", "Preprocess", "Recipe", "Retraining", "Scheme", "Similarities", "Strict", "TaskLoss", "Training", "VariantRecipe", "Weights",
     "load",
 ]  # fmt: skip
 
@@ -64,6 +65,11 @@ class Recipe(Strict):
     def reads_text(self) -> bool:
         """Whether its samples are text, not pictures."""
         return self.task in TEXT
+
+    @property
+    def student_is_trained(self) -> bool:
+        """Whether the student must bring weights: one that is taken as it is, or that learns by adapters beside them."""
+        return self.distill is None or self.distill.lora is not None
 
     @property
     def teaching(self) -> Distill:

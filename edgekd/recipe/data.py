@@ -79,6 +79,9 @@ class Model(Strict):
         description="timm:NAME, hf:ID-or-folder, py:FILE.py:FUNCTION, or a run folder; student: `teacher` for one of its kind"
     )
     weights: Path | None = Field(None, description="safetensors, or a state dict saved with torch.save")
+    adapter: Path | None = Field(
+        None, description="folder with an adapter of peft (LoRA), merged into the weights when the model is loaded"
+    )
     tokenizer: str | None = Field(None, description="text: hub id or folder; where the model is when absent")
     pooling: Literal["mean", "cls", "last"] | None = Field(
         None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import charts
 from .formats import DASH, Metric, clock, duration, number, share, size
-from .words import Manifest, how, providers
+from .words import Manifest, adapters, how, providers
 
 
 def training(manifest: Manifest, metric: Metric) -> dict[str, Any] | None:
@@ -33,6 +33,7 @@ def training(manifest: Manifest, metric: Metric) -> dict[str, Any] | None:
             ("steps", number(history["steps"])),
             ("speed", f"{number(history['images_per_second'])} pictures a second"),
             ("time in steps", clock(sum(e["seconds"] for e in epochs))),
+            *([("adapters", adapters(history["lora"]))] if history.get("lora") else []),
         ],
         "teacher": metric.score(teacher) if teacher is not None else None,
         "warnings": history.get("warnings", []),

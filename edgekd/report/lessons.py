@@ -8,7 +8,7 @@ from typing import Any
 from . import charts
 from .formats import Metric, number
 from .svg import COLOURS
-from .words import METHODS, Manifest
+from .words import METHODS, Manifest, adapters
 
 
 def lessons(manifest: Manifest, metric: Metric, colours: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -37,6 +37,8 @@ def _lesson(lesson: Mapping[str, Any], metric: Metric, student: float | None) ->
         how[0] += f" of {settings['batch_size']}"
     if "optimizer" in settings and "learning_rate" in settings:
         how.append(f"{settings['optimizer']}, highest rate {settings['learning_rate']:g}")
+    if lesson.get("lora"):
+        how.append(adapters(lesson["lora"]))
     return {
         "before": before,
         "after": after,

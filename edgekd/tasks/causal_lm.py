@@ -51,7 +51,7 @@ class CausalLM:
         from ..text import vocabulary
 
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
-        student = self._student(recipe, splits, teacher, need_weights=recipe.distill is None)
+        student = self._student(recipe, splits, teacher, need_weights=recipe.student_is_trained)
         if teacher is not None:
             both = [vocabulary.Vocabulary(one.tokenizer, vocabulary.rows_of(one.module.net)) for one in (teacher, student)]
             agreed = vocabulary.agree(*both, recipe.teaching.vocabulary)

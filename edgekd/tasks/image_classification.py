@@ -54,7 +54,7 @@ class ImageClassification:
         A student that is not distilled must bring weights.
         """
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
-        student = self.model(recipe, splits, "student", need_weights=recipe.distill is None)
+        student = self.model(recipe, splits, "student", need_weights=recipe.student_is_trained)
         if teacher and teacher.classes and student.classes:
             check_classes(student.classes, teacher.classes, "student", "the teacher")
         return teacher, student

@@ -50,7 +50,7 @@ class Seq2SeqLM:
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher (None without one) and student, and make their vocabularies agree. Raises BadInput."""
         if recipe.teacher is None:
-            return None, self.model(recipe, splits, "student", need_weights=recipe.distill is None)
+            return None, self.model(recipe, splits, "student", need_weights=recipe.student_is_trained)
         teacher = self.model(recipe, splits, "teacher", need_weights=True)
         student = _load(recipe, splits, "student", recipe.distill is None, teacher)
         voices = (vocabulary.Vocabulary(one.tokenizer, vocabulary.rows_of(one.module.net)) for one in (teacher, student))

@@ -46,7 +46,7 @@ class TextEmbedding:
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher (None without one) and student. A student that is not distilled must bring weights. Raises BadInput."""
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
-        return teacher, self._student(recipe, teacher, need_weights=recipe.distill is None)
+        return teacher, self._student(recipe, teacher, need_weights=recipe.student_is_trained)
 
     def model(self, recipe: Recipe, splits: Splits, role: str, *, need_weights: bool) -> LoadedModel:
         """Load one model, teacher or student. Raises BadInput."""
