@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from attention_nets import BATCH, HEADS, MASKED, SIZE, TOKENS, WIDTH, network, nodes, random, weights
+from backends.attention_nets import BATCH, HEADS, MASKED, SIZE, TOKENS, WIDTH, network, nodes, random, weights
 from onnx import helper, numpy_helper
 
 from edgekd.backends import ort_attention

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import onnx
 import pytest
-from attention_nets import network, nodes
+from backends.attention_nets import network, nodes
 from onnx import numpy_helper
 
 from edgekd.backends import form_of, ort_form
