@@ -78,12 +78,10 @@ def t5gemma(rows: int = len(TOKENS), encoder: int = 2, decoder: int = 1, **given
         }  # fmt: skip
         return T5GemmaModuleConfig(**{**usual, **given})
 
-    return T5GemmaConfig(
-        encoder=part(encoder), decoder=part(decoder), vocab_size=rows, attn_implementation="eager", **whole
-    )
+    return T5GemmaConfig(encoder=part(encoder), decoder=part(decoder), vocab_size=rows, attn_implementation="eager", **whole)
 
 
-def t5(kind: str = "T5", rows: int = len(TOKENS), **given: Any) -> Any:
+def t5(rows: int = len(TOKENS), kind: str = "T5", **given: Any) -> Any:
     """Return the configuration of a T5 or an MT5."""
     ensure()
     import transformers

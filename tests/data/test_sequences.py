@@ -38,7 +38,9 @@ def test_ids_end_once_and_are_padded_after_the_text(tmp_path: Path, ends: bool) 
     assert splits.test.lengths.tolist() == [8, 4]
     assert (splits.test.start, splits.test.end, splits.test.pad) == (2, 1, 0)
     one = splits.test.at(np.array([1]))
-    assert one.references == ("sechs",) and one.fingerprint != splits.test.fingerprint and len(one) == 1
+    assert one.references == ("sechs",)
+    assert one.fingerprint != splits.test.fingerprint
+    assert len(one) == 1
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -61,7 +63,8 @@ def test_one_file_is_cut_into_three_splits_that_share_nothing(tmp_path: Path) ->
     assert [len(part) for part in parts[0]] == [28, 4, 8]
     assert set.union(*parts[0]) == {str(number) for number in range(40)}
     assert parts[0] == parts[1]
-    assert parts[0][2] == parts[2][2] and parts[0][1] != parts[2][1]  # the test pairs do not change with the seed
+    assert parts[0][2] == parts[2][2]
+    assert parts[0][1] != parts[2][1]
     assert made[0].train.fingerprint == made[1].train.fingerprint != made[2].train.fingerprint
     assert len(sequences(data(source, limit=5), tokens, 0).train) == 5
 

@@ -36,7 +36,7 @@ NETWORKS = {
     ),
     "t5": lambda: translation.t5(rows=ROWS),
     "t5, gated and untied": lambda: translation.t5(rows=ROWS, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
-    "mt5": lambda: translation.t5("MT5", ROWS),
+    "mt5": lambda: translation.t5(ROWS, "MT5"),
 }
 
 
@@ -145,15 +145,17 @@ def test_cross_attention_is_computed_by_the_encoder_alone(tmp_path: Path) -> Non
         onnx.write(graph, tmp_path / f"{graph.name}.onnx")
         ran[graph.name] = {name for of in onnx.modules_of(tmp_path / f"{graph.name}.onnx").values() for name in of}
     crosses = {side: "model.decoder.layers.0.cross_attn." + side for side in ("q_proj", "k_proj", "v_proj")}
-    assert crosses["q_proj"] in ran["decoder"] and not {crosses["k_proj"], crosses["v_proj"]} & ran["decoder"]
-    assert crosses["q_proj"] not in ran["encoder"] and {crosses["k_proj"], crosses["v_proj"]} <= ran["encoder"]
+    assert crosses["q_proj"] in ran["decoder"]
+    assert not {crosses["k_proj"], crosses["v_proj"]} & ran["decoder"]
+    assert crosses["q_proj"] not in ran["encoder"]
+    assert {crosses["k_proj"], crosses["v_proj"]} <= ran["encoder"]
 
 
 def test_cut_vocabulary_reaches_the_graphs() -> None:
     model = Seq2SeqLM(translation.network(translation.t5gemma(ROWS)), start=2)
     model.vocabulary = 30
     assert model.target_logits(batch()).shape == (14, 30)
-    encoder, decoder = graphs(model)
+    _encoder, decoder = graphs(model)
     with torch.no_grad():
         logits, *_ = decoder.module(*decoder.example.values())
     assert logits.shape == (2, 3, 30)
@@ -173,7 +175,9 @@ def test_saved_and_loaded_again(tmp_path: Path) -> None:
     again = seq2seq_lm(config, role="student", seed=1, need_weights=True)
     ids = torch.tensor([[4, 5, 1]])
     for model in (student, again, restore(tmp_path / "run", student)):
-        tables = [stack.get_input_embeddings().weight for stack in (model.module.net.get_encoder(), model.module.net.get_decoder())]
+        tables = [
+            stack.get_input_embeddings().weight for stack in (model.module.net.get_encoder(), model.module.net.get_decoder())
+        ]
         assert tables[0] is tables[1]
         run = torch_runner(graphs(model.module))
         assert generate(run, ids.numpy(), max_new=4, start=2).tolist() == [greedy(student.module.net, ids[0].numpy(), 2, 4)]
@@ -185,7 +189,7 @@ def test_the_tokenizer_says_what_a_decoder_begins_with(tmp_path: Path) -> None:
     folder = translation.saved(translation.t5(), tmp_path / "net", weights=True)
     made = load(folder, translation.tokenizer(tmp_path / "without", begin=False))
     assert made.module.start == 0  # T5's padding
-    with pytest.raises(BadInput, match="begins with token 0, and by its tokenizer .'<s>', 2"):
+    with pytest.raises(BadInput, match=r"begins with token 0, and by its tokenizer .'<s>', 2"):
         load(folder, translation.tokenizer(tmp_path / "with"))
     fresh = load(translation.saved(translation.t5(), tmp_path / "fresh"), tmp_path / "with")
     assert fresh.module.start == 2 == fresh.module.net.config.decoder_start_token_id
@@ -198,7 +202,7 @@ def test_other_architectures_are_refused_by_name(tmp_path: Path) -> None:
         vocab_size=16, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32,
     )  # fmt: skip
-    with pytest.raises(BadInput, match="BartForConditionalGeneration .bart.*t5gemma, t5, mt5"):
+    with pytest.raises(BadInput, match=r"BartForConditionalGeneration .bart.*t5gemma, t5, mt5"):
         load(translation.saved(config, tmp_path / "bart"), translation.tokenizer(tmp_path / "tokens"))
 
 
