@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import BadInput
+from .names import nearest
 from .resources import resource
 
 RECIPE = """\
@@ -44,17 +45,53 @@ gate: {{max_drop: 0.02}}            # of accuracy, from the teacher to the runti
 seed: 0
 """
 
+TEXT = """\
+# A recipe for edgekd: sentence embeddings. Try it:   edgekd compress {folder} --dry-run
+#                                         then run:   edgekd compress {folder}
+task: text-embedding
 
-def write(folder: Path) -> list[Path]:
-    """Write recipe.yaml, model.py and the example's teacher into `folder`; return what was written. Raises BadInput."""
+data:
+  source: sentence-transformers/flickr30k-captions   # texts to learn from, no labels: a hub id, a parquet, csv, jsonl or txt file, a folder
+  # text: caption1             # column, where it has another name
+  pairs: {{source: sentence-transformers/stsb}}      # pairs that people scored, to judge by: sentence1, sentence2, score
+  max_tokens: 128              # longer texts are cut; runtimes with fixed shapes get graphs of this length
+  limit: 20000
+
+teacher: {{model: "hf:sentence-transformers/all-MiniLM-L6-v2"}}   # or hf:FOLDER, py:FILE.py:FUNCTION (with `tokenizer`), a run folder
+
+student:
+  model: teacher               # of the teacher's kind; or hf:..., with a tokenizer of its own if you like
+  teacher_layers: [0, 2, 5]    # starts from these layers of the teacher
+  # arguments: {{embedding_rank: 128}}   # token embeddings as a product of two matrices: most of a small model is its vocabulary
+
+distill:
+  epochs: 3
+  batch_size: 64
+  learning_rate: 0.0005
+  # objectives: [{{kind: embedding}}, {{kind: similarities, temperature: 0.05}}]   # what stands here by itself
+
+quantize:
+  - {{name: fp32, method: none}}
+  - {{name: int8, method: dynamic}}      # weights in int8, activations scaled at each call
+
+targets: [onnxruntime-cpu]             # `edgekd targets` lists them
+gate: {{max_drop: 0.03}}                 # of Spearman's correlation, from the teacher to the runtime
+seed: 0
+"""
+
+RECIPES = {"image-classification": RECIPE, "text-embedding": TEXT}
+
+
+def write(folder: Path, task: str = "image-classification") -> list[Path]:
+    """Write recipe.yaml (of pictures: with model.py and the example's teacher) into `folder`; return what was written. Raises BadInput."""
+    if task not in RECIPES:
+        raise BadInput(f"--task {task}: there is a recipe to start from for {' and '.join(RECIPES)}{nearest(task, RECIPES)}")
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder}: is a file; give a folder")
     example = resource("models/digits")
-    contents = {
-        "recipe.yaml": RECIPE.format(folder=folder).encode(),
-        "model.py": (example / "model.py").read_bytes(),
-        "teacher.safetensors": (example / "teacher.safetensors").read_bytes(),
-    }
+    contents = {"recipe.yaml": RECIPES[task].format(folder=folder).encode()}
+    if task == "image-classification":
+        contents |= {name: (example / name).read_bytes() for name in ("model.py", "teacher.safetensors")}
     for name in contents:
         if (folder / name).exists():
             raise BadInput(f"{folder / name}: is there already, and `edgekd init` overwrites nothing; give another folder")

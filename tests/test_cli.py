@@ -185,6 +185,17 @@ def test_init_writes_a_recipe_that_works_and_overwrites_nothing(tmp_path):
     assert (tmp_path / "mine" / "recipe.yaml").read_text() == "precious"
 
 
+def test_init_for_text(tmp_path):
+    done = edgekd("init", "mine", "--task", "text-embedding", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"written": ["mine/recipe.yaml"]}
+    made = recipe_file.load(tmp_path / "mine")
+    assert made.task == "text-embedding"
+    assert made.student.model == made.teacher.model == "hf:sentence-transformers/all-MiniLM-L6-v2"
+    wrong = edgekd("init", "other", "--task", "text-embeding", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "did you mean `text-embedding`" in wrong.stderr
+
+
 def test_the_shipped_recipes_are_valid():
     for path in resource("models").glob("*/recipe.yaml"):
         recipe_file.load(path)

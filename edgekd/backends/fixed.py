@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..export.graph import Arrays
 
+_FOLDED = ("Shape", "Slice", "Concat", "Gather", "Expand", "Unsqueeze", "Squeeze", "Cast", "Add", "Sub", "Mul")
 _SIZED_BY_VALUES = ("NonZero", "Compress", "Unique")
 
 
@@ -34,10 +35,53 @@ def fix_batch(model: onnx.ModelProto, batch: int = 1) -> onnx.ModelProto:
                 axis.dim_value = batch
             elif axis.dim_param in lengths:
                 axis.dim_value = lengths[axis.dim_param]
-    del graph.value_info[:]  # says the dynamic sizes
-    for value in graph.output:
+    made = _inferred(made)
+    while open_axes(made) and _fold(made):
+        made = _inferred(made)
+    return made
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnx
+
+    del model.graph.value_info[:]  # says the dynamic sizes
+    for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(made, data_prop=True)
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _fold(model: onnx.ModelProto) -> bool:
+    """Put constants in the place of the sizes of fixed shapes and of whole numbers that follow from them; say whether there were any.
+
+    ONNX's inference follows such numbers into Reshape and Expand, and not into Slice.
+    """
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 20)
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.value_info)}
+    ends = {value.name for value in graph.output}
+    found = 0
+    for node in list(graph.node):
+        if node.op_type not in _FOLDED or node.domain or len(node.output) != 1 or node.output[0] in ends:
+            continue
+        axes = shapes.get(node.input[0], ())
+        if node.op_type == "Shape" and node.input[0] in shapes and all(axis.HasField("dim_value") for axis in axes):
+            given = {node.input[0]: np.broadcast_to(np.float32(0), [axis.dim_value for axis in axes])}
+        elif all(name in known for name in node.input if name):
+            given = {name: numpy_helper.to_array(known[name]) for name in node.input if name}
+        else:
+            continue
+        (value,) = ReferenceEvaluator(node, opsets={"": version}).run(None, given)
+        if value.dtype != np.int64 and value.dtype != np.bool_:
+            continue
+        known[node.output[0]] = numpy_helper.from_array(np.ascontiguousarray(value), node.output[0])
+        graph.initializer.append(known[node.output[0]])
+        graph.node.remove(node)
+        found += 1
+    return found > 0
 
 
 def _batches(model: onnx.ModelProto) -> set[str]:

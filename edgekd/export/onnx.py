@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def finish(graph: Graph, model: onnx.ModelProto, nodes: Mapping[str, list[str]],
     import onnx
 
     _check_axes(graph, model)
+    _name_axes(graph, model)
     strip(model)
     if graph.longest:
         model.metadata_props.add(key=_LONGEST, value=json.dumps(graph.longest))
@@ -235,6 +237,16 @@ def _check_axes(graph: Graph, model: onnx.ModelProto) -> None:
                     f"graph `{graph.name}`: the {label} axis of `{name}` came out fixed at {fixed}: the network's code uses "
                     "the size it was called with. Use sizes of -1 in view and reshape"
                 )
+
+
+def _name_axes(graph: Graph, model: onnx.ModelProto) -> None:
+    """Give dynamic axes the graph's own names for them, wherever they stand: torch does so only where nothing but inputs is dynamic."""
+    declared = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    names = {declared[name][axis].dim_param: label for name, axes in graph.dynamic.items() for axis, label in axes.items()}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        for one in value.type.tensor_type.shape.dim:
+            if one.dim_param:
+                one.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), one.dim_param)
 
 
 def _example(graph: Graph, name: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from edgekd import plan
-from edgekd.distill import check, teacher_cache
+from edgekd.distill import check, teacher_cache, trainer
 from edgekd.distill.trainer import fit
 from edgekd.errors import BadInput
 from edgekd.export.graph import torch_runner
@@ -151,6 +151,33 @@ def test_learning_from_the_teacher(recipe, tmp_path):
     assert TASK.evaluate(torch_runner(TASK.graphs(student, splits)), splits.validation).score == pytest.approx(
         history.best_validation, abs=1e-6
     )
+
+
+def test_an_interrupted_training_goes_on_and_ends_the_same(recipe, tmp_path, monkeypatch):
+    made = recipe()
+    splits = TASK.splits(made)
+    settings = made.distill.model_copy(update={"epochs": 2, "checkpoint_minutes": 0})
+
+    def ended(folder):
+        teacher, student = TASK.models(made, splits)
+        fit(student, splits, TASK, settings, seed=0, folder=folder, teacher=teacher)
+        return student.module.state_dict()
+
+    whole = ended(tmp_path / "whole")
+    steps, step = [], trainer._Fit._step
+
+    def interrupted(self, *arguments):
+        steps.append(arguments[0])
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(trainer._Fit, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ended(tmp_path / "stopped")
+    again = ended(tmp_path / "stopped")
+    assert len(steps) == 5 + 2  # of 3 steps an epoch, the fifth once more and the sixth
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
 def test_the_teachers_cache_follows_its_tokenizer_and_not_the_students(recipe, tmp_path):

@@ -11,7 +11,7 @@ from ...recipe import Data, Pairs
 _USUAL = {
     "image": ("image", "img", "picture", "image_path", "file_name", "filename", "file", "path", "pixels"),
     "label": ("label", "labels", "class", "target", "category", "fine_label", "digit"),
-    "text": ("text", "sentence", "caption", "content", "document", "line"),
+    "text": ("text", "sentence", "caption", "content", "document", "line", "caption1", "anchor"),
     "sentence1": ("sentence1", "sentence_1", "text1", "first", "premise", "question1"),
     "sentence2": ("sentence2", "sentence_2", "text2", "second", "hypothesis", "question2"),
     "score": ("score", "similarity", "similarity_score", "label", "labels"),

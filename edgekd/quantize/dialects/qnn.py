@@ -128,8 +128,15 @@ def _fused(qnn: Any, model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     import onnx
 
     before, after = folder / "before.onnx", folder / "after.onnx"
-    onnx.save(model, str(before))
-    return onnx.load(str(after)) if qnn.qnn_preprocess_model(str(before), str(after)) else model
+    plain = onnx.ModelProto.FromString(model.SerializeToString())
+    del plain.metadata_props[:]  # ONNX Runtime 1.31 takes them for a dict
+    onnx.save(plain, str(before))
+    if not qnn.qnn_preprocess_model(str(before), str(after)):
+        return model
+    made = onnx.load(str(after))
+    del made.metadata_props[:]
+    made.metadata_props.extend(model.metadata_props)
+    return made
 
 
 def _one_scale(model: onnx.ModelProto, kind: Any) -> dict[str, list[dict[str, Any]]]:
