@@ -143,7 +143,7 @@ class CausalLM:
         """Return the inputs of a call in the middle of those blocks: the first tokens are in the cache, the next ones are read."""
         batch = split.take(positions)
         ids, mask = (batch[name][:, : sum(_GOLDEN)] for name in ("input_ids", "attention_mask"))
-        return {GRAPH: scores.halfway(run, GRAPH, ids, mask, min(_GOLDEN[0], ids.shape[1] // 2))}
+        return {GRAPH: scores.halfway(run, GRAPH, ids, mask, max(1, ids.shape[1] * _GOLDEN[0] // sum(_GOLDEN)))}
 
     def preprocessing(self, model: LoadedModel, split: Blocks, folder: Path) -> dict[str, Any]:
         """Write tokenizer.json into `folder`; return what to do with it: how to generate."""
