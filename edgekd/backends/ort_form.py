@@ -53,7 +53,6 @@ def formed(model: onnx.ModelProto, steps: Mapping[str, Step], load: Callable[[Pa
         return model
     marked = onnx.ModelProto()
     marked.CopyFrom(model)
-    del marked.metadata_props[:]
     marked.metadata_props.add(key=KEY, value=json.dumps(told))
     return marked
 

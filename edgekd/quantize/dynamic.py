@@ -15,18 +15,13 @@ import numpy as np
 
 from ..errors import BadInput
 from .variant import Variant
-from .weights_only import symmetric_int8
+from .weights_only import is_table, symmetric_int8
 
 if TYPE_CHECKING:
     import onnx
 
     from ..recipe import VariantRecipe
     from . import Job
-
-SMALL = 4096
-"""Numbers of a table that is not worth three more nodes."""
-
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 def refuses(config: VariantRecipe) -> str | None:
@@ -107,6 +102,8 @@ class _Rewrite:
     """One model while it is rewritten."""
 
     def __init__(self, model: onnx.ModelProto, keep: Collection[str], per_channel: bool, largest: int) -> None:
+        from onnx import numpy_helper
+
         self.graph, self.keep, self.per_channel, self.largest = model.graph, keep, per_channel, largest
         self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
         self.turned = {  # what is a weight with its axes exchanged -> that weight
@@ -120,7 +117,10 @@ class _Rewrite:
         self.tables = {
             node.input[0]: self.tensors[node.input[0]]
             for node in self.graph.node
-            if node.op_type == "Gather" and node.name not in keep and self._is_table(node)
+            if node.op_type == "Gather"
+            and node.name not in keep
+            and node.input[0] in self.tensors
+            and is_table(node, numpy_helper.to_array(self.tensors[node.input[0]]))
         }
         self.turned |= self._twins()
         kept = {name for node in self.graph.node if node.name in keep for name in node.input}
@@ -198,18 +198,6 @@ class _Rewrite:
             self.graph.initializer.extend(numpy_helper.from_array(values, key) for key, values in parts.items())
             self.stored[name, rows] = tuple(parts)  # type: ignore[assignment]
         return self.stored[name, rows]
-
-    def _is_table(self, node: onnx.NodeProto) -> bool:
-        """Say whether a Gather looks up rows of a table worth quantizing."""
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-        tensor = self.tensors.get(node.input[0])
-        return (
-            axis == 0
-            and tensor is not None
-            and tensor.data_type == 1
-            and len(tensor.dims) == 2
-            and np.prod(tensor.dims) > SMALL
-        )
 
     def _twins(self) -> dict[str, str]:
         """Return weight -> table, for each weight that is one turned around: an exporter stores tied embeddings twice."""

@@ -10,15 +10,17 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-# operation -> (which input holds the weights, its output-channel axis for the given attributes)
-_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+_WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "Gather": 0}
+"""Operation -> which input holds the weights."""
+SMALL = 4096
+"""Numbers of a table that is not worth nodes of its own."""
 
 
 def quantize_weights(model: onnx.ModelProto, keep: Collection[str], per_channel: bool = True) -> onnx.ModelProto:
     """Return the model with each layer's weights w as int8 q and scales s, s * q = w to within s / 2.
 
-    Symmetric: s = max|w| / 127 for each output channel (or the tensor), q = round(w / s), to nearest even. Nodes named in
-    `keep`, and biases, stay as they are.
+    Symmetric: s = max|w| / 127 for each output channel (or the tensor), q = round(w / s), to nearest even; of a table that is looked
+    up, for each row. Nodes named in `keep`, biases and small tables stay as they are.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -35,7 +37,7 @@ def quantize_weights(model: onnx.ModelProto, keep: Collection[str], per_channel:
             continue
         name = node.input[at]
         weights = numpy_helper.to_array(tensors[name])
-        if weights.dtype != np.float32 or weights.ndim < 2:
+        if weights.dtype != np.float32 or weights.ndim < 2 or (node.op_type == "Gather" and not is_table(node, weights)):
             continue
         if name not in converters:
             axis = _channel_axis(node, weights.ndim) if per_channel else None
@@ -47,7 +49,8 @@ def quantize_weights(model: onnx.ModelProto, keep: Collection[str], per_channel:
             converters[name] = helper.make_node(
                 "DequantizeLinear", list(parts), [f"{name}_dequantized"], name=f"{name}_dequantize", **attributes
             )
-        node.input[at] = converters[name].output[0]
+    for node in graph.node:  # every reader: a table may be the output layer too, turned around
+        node.input[:] = [converters[name].output[0] if name in converters else name for name in node.input]
     nodes = [*converters.values(), *graph.node]
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
@@ -67,10 +70,16 @@ def symmetric_int8(weights: np.ndarray, axis: int | None, most: int = 127) -> tu
     return q, scale.reshape(-1) if axis is not None else scale.reshape(())
 
 
+def is_table(node: onnx.NodeProto, weights: np.ndarray) -> bool:
+    """Say whether a Gather of these weights looks up rows of a table that is worth quantizing."""
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+    return axis == 0 and weights.dtype == np.float32 and weights.ndim == 2 and weights.size > SMALL
+
+
 def _channel_axis(node: onnx.NodeProto, ndim: int) -> int | None:
     """Return the axis of the weights that becomes output channels (a grouped transposed convolution has none of its own)."""
     attributes = {a.name: a.i for a in node.attribute}
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "Gather"):
         return 0
     if node.op_type == "ConvTranspose":
         return 1 if attributes.get("group", 1) == 1 else None

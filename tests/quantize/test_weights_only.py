@@ -67,3 +67,46 @@ def test_each_operation_computes_with_the_rounded_weights(tmp_path, case, per_ch
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
     assert [t.name for t in made.graph.initializer] == ["w_int8", "w_scale"]
     assert [t.name for t in quantize_weights(model(weights), ["layer"], per_channel).graph.initializer] == ["w"]
+
+
+@pytest.mark.parametrize(("rows", "quantized"), [(400, True), (3, False)])
+def test_a_table_that_is_looked_up_has_a_scale_a_row(tmp_path, rows, quantized):
+    table = (
+        np.random.default_rng(0).normal(size=(rows, 16)).astype(np.float32)
+        * np.logspace(-2, 2, rows, dtype=np.float32)[:, None]
+    )
+    node = helper.make_node("Gather", ["table", "ids"], ["y"], name="look up")
+    ends = [
+        helper.make_tensor_value_info("ids", TensorProto.INT64, [3]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    graph = helper.make_graph([node], "one", ends[:1], ends[1:], [numpy_helper.from_array(table, "table")])
+    made = quantize_weights(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), ())
+    onnx.save(made, tmp_path / "model.onnx")
+    ids = np.array([0, 2, rows - 1])
+    found = file_runner({"model": tmp_path / "model.onnx"})("model", {"ids": ids})["y"]
+    step = np.abs(table).max(axis=1, keepdims=True) / 127
+    expected = np.rint(table / step) * step if quantized else table
+    np.testing.assert_allclose(found, expected[ids], rtol=1e-5)
+    assert ("DequantizeLinear" in [n.op_type for n in made.graph.node]) == quantized
+
+
+def test_a_table_that_is_the_output_layer_too(tmp_path):
+    table = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["table"], ["head"], name="turn", perm=[1, 0]),
+        helper.make_node("Gather", ["table", "ids"], ["x"], name="look up"),
+        helper.make_node("MatMul", ["x", "head"], ["y"], name="out"),
+    ]
+    ends = [
+        helper.make_tensor_value_info("ids", TensorProto.INT64, [3]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    graph = helper.make_graph(nodes, "one", ends[:1], ends[1:], [numpy_helper.from_array(table, "table")])
+    made = quantize_weights(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), ())
+    onnx.save(made, tmp_path / "model.onnx")
+    found = file_runner({"model": tmp_path / "model.onnx"})("model", {"ids": np.array([0, 2, 7])})["y"]
+    step = np.abs(table).max(axis=1, keepdims=True) / 127
+    rounded = np.rint(table / step) * step
+    np.testing.assert_allclose(found, rounded[[0, 2, 7]] @ rounded.T, rtol=1e-4, atol=1e-4)
+    assert [t.dims for t in made.graph.initializer if t.data_type == TensorProto.INT8] == [[300, 16]]
