@@ -52,9 +52,9 @@ class Seq2SeqLM:
         if recipe.teacher is None:
             return None, self.model(recipe, splits, "student", need_weights=recipe.student_is_trained)
         teacher = self.model(recipe, splits, "teacher", need_weights=True)
-        student = _load(recipe, splits, "student", recipe.distill is None, teacher)
-        voices = (vocabulary.Vocabulary(one.tokenizer, vocabulary.rows_of(one.module.net)) for one in (teacher, student))
-        agreed = vocabulary.agree(*voices, recipe.teaching.vocabulary)
+        student = _load(recipe, splits, "student", recipe.student_is_trained, teacher)
+        theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.rows_of(m.module.net)) for m in (teacher, student))
+        agreed = vocabulary.agree(theirs, mine, recipe.teaching.vocabulary)
         if agreed.why:
             say(agreed.why)
         vocabulary.apply(agreed, teacher.module, student.module)
