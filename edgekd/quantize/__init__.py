@@ -41,7 +41,7 @@ _OPTIONS = {
     "rounding": ("quantized-distillation",),
     "scale": ("quantized-distillation",),
     "lora": ("lora",),
-    "training": ("lora", "quantized-distillation", "differentiable"),
+    "training": ("quantized-distillation", "differentiable", "lora"),
     "budget": ("round-to-nearest", "quantized-distillation", "differentiable"),
 }
 """Which methods read an option; with another one it would silently do nothing. Defaults a manifest has written out are fine."""

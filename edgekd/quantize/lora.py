@@ -144,9 +144,9 @@ def targets(net: nn.Module, config: Lora, where: str) -> list[str]:
     free = {name for name in linear if name not in whole and name not in shared}
     if config.targets is None:
         if not (found := [name for name in linear if name in free and any(p.isdigit() for p in name.split(".")[:-1])]):
-            known = f"; there are {_some(linear)}" if linear else ""
+            there = f"; there are {_some(linear)}" if linear else ""
             raise BadInput(
-                f"{where}: the model has no linear layers in numbered blocks, which adapters go to: name layers in `targets`{known}"
+                f"{where}: the model has no linear layers in numbered blocks, which adapters go to: name layers in `targets`{there}"
             )
         return found
     chosen: set[str] = set()

@@ -29,21 +29,6 @@ class Lora(Strict):
         description="layers: names or ends of names such as q_proj, with * and ?, or modules around linear ones; when absent the "
         "linear layers of attention and MLP blocks",
     )
-    train: tuple[str, ...] = Field((), description="modules that are trained whole beside the adapters, such as a new classifier")
-
-
-class Lora(Strict):
-    """Freeze the weights, train low-rank adapters beside them: W + alpha / rank * B A. Merged in the end."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1, description="of what goes into an adapter, in training")
-    targets: tuple[str, ...] | None = Field(
-        None,
-        min_length=1,
-        description="layers: names or ends of names such as q_proj, with * and ?, or modules around linear ones; when absent the "
-        "linear layers of attention and MLP blocks",
-    )
     train: tuple[str, ...] = Field(
         (), description="modules that are trained whole beside the adapters, such as a new classifier"
     )
