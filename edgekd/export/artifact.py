@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..backends import backend_of
+from ..backends import backend_of, form_of
 from ..backends.fixed import filled
 from ..errors import BadInput
 from . import check, check_template
@@ -104,7 +104,8 @@ def make(
             "vnni": target.vnni,
         },
         "graphs": {
-            name: {"file": file.relative_to(folder).as_posix(), **backend.interface(file)} for name, file in made.items()
+            name: {"file": file.relative_to(folder).as_posix(), **backend.interface(file), **form_of(target.backend, file)}
+            for name, file in made.items()
         },
         "preprocess": dict(preprocess or {"host": [], "graph": []}),
         "classes": list(classes),
