@@ -45,10 +45,14 @@ def compare(reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarra
 
 
 def agreement(reference: np.ndarray, tokens: np.ndarray) -> float:
-    """Return the share of places, 0-1, that hold the same token; rows (n, tokens) that are longer on one side differ there."""
+    """Return the share of places, 0-1, that hold the same token, among those where either side has one (not below 0).
+
+    Rows (n, tokens) that are longer on one side differ there.
+    """
     width = max(reference.shape[1], tokens.shape[1])
     r, y = (np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=-1) for one in (reference, tokens))
-    return float((r == y).mean())
+    some = (r >= 0) | (y >= 0)
+    return float((r == y)[some].mean()) if some.any() else 1.0
 
 
 def _tensor(name: str, r: np.ndarray, y: np.ndarray | None) -> Parity:

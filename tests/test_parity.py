@@ -83,3 +83,20 @@ def test_nan_is_not_infinity(other):
     apart = compare({"y": np.array([1.0, np.nan])}, {"y": np.array([1.0, other])})
     assert apart.sqnr_db == -np.inf
     assert compare({"y": np.array([1.0, np.nan, other])}, {"y": np.array([1.0, np.nan, other])}).sqnr_db == 200
+
+
+def test_tokens_agree_or_not_and_lie_no_distance_apart():
+    """Of six places three hold the same token; one row was written longer, and differs there."""
+    reference = {"y": np.ones((2, 2)), "tokens": np.array([[5, 6], [7, 8]])}
+    near = compare(reference, {"y": np.ones((2, 2)), "tokens": np.array([[5, 900, 1], [7, 8, 1]])})
+    assert (near.relative, near.sqnr_db) == (0.0, 200.0)
+    assert near.agreement == pytest.approx(3 / 6)
+    assert near.record()["agreement"] == pytest.approx(3 / 6)
+    assert compare({"y": np.ones(2)}, {"y": np.ones(2)}).agreement is None
+    assert "agreement" not in compare({"y": np.ones(2)}, {"y": np.ones(2)}).record()
+
+
+def test_tokens_that_nobody_wrote_do_not_agree():
+    reference = {"y": np.ones(2), "tokens": np.array([[5, 6, -1, -1], [7, -1, -1, -1]])}
+    made = {"y": np.ones(2), "tokens": np.array([[5, 8, -1, -1], [7, 9, -1, -1]])}
+    assert compare(reference, made).agreement == pytest.approx(2 / 4)

@@ -19,7 +19,7 @@ from ..progress import say
 from ..recipe import Recipe
 from ..text import tokenizer as tokenizers
 from ..text import vocabulary
-from ..text.forced import forced, last_step, target_logprob
+from ..text.forced import last_step, target_logprob
 from ..text.generate import Sampling, generate
 from . import Evaluation, Metric
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import torch
 
     from ..models import LoadedModel
+
+NONE = -1
+"""Stands where no token was written."""
 
 TEMPERATURE, TOP_K = 0.9, 128
 """How a student's own targets are drawn (Return of the Encoder)."""
@@ -104,7 +107,6 @@ class Seq2SeqLM:
         from ..models.seq2seq_lm import graphs
 
         device, training = batch["input_ids"].device, model.module.training
-        end = model.tokenizer.eos_token_id
         made = _write(
             torch_runner(graphs(model.module), str(device)),  # type: ignore[arg-type]
             {name: batch[name].cpu().numpy() for name in ("input_ids", "attention_mask")},
@@ -113,9 +115,8 @@ class Seq2SeqLM:
             Sampling(TEMPERATURE, TOP_K, seed=int(np.random.default_rng(list(seed)).integers(2**31))),
         )
         model.module.train(training)
-        ended = np.cumsum(made == end, axis=1) - (made == end)  # how many ends were before
-        mask = (ended == 0).astype(np.int64)
-        ids = np.where(mask, made, padding(model.tokenizer))
+        real = _written(made, model.tokenizer.eos_token_id)
+        ids, mask = np.where(real, made, padding(model.tokenizer)), real.astype(np.int64)
         drawn = {"drawn_ids": torch.from_numpy(ids), "drawn_mask": torch.from_numpy(mask)}
         return {**batch, **{name: values.to(device) for name, values in drawn.items()}}
 
@@ -125,7 +126,7 @@ class Seq2SeqLM:
         """Return chrF / 100 of greedy generations. advance(n): called after n more pairs.
 
         outputs: target_logprob float32 (samples, longest target), of each token of the data's targets, 0 at padding; tokens, the
-        generated ids (samples, longest allowed), padded.
+        generated ids (samples, longest allowed), NONE after a text's end.
         """
         assert isinstance(split, SequenceSplit)
         known, tokens = [], []
@@ -134,7 +135,7 @@ class Seq2SeqLM:
             forced_on = target_logprob(run, batch, start=split.start, pad=split.pad)
             known.append(_padded(forced_on, int(split.outputs.lengths.max()), 0.0))
             made = _write(run, batch, split.longest, split.tokenizer)
-            tokens.append(_padded(made, split.longest, split.pad))
+            tokens.append(_padded(np.where(_written(made, split.end), made, NONE), split.longest, NONE))
             if advance is not None:
                 advance(len(batch["index"]))
         outputs = {"target_logprob": np.concatenate(known), "tokens": np.concatenate(tokens)}
@@ -169,9 +170,7 @@ class Seq2SeqLM:
     def golden(self, run: Runner, split: Split, positions: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """Return the sources at those positions for the encoder, and for the decoder a step on a cache that holds tokens already."""
         assert isinstance(split, SequenceSplit)
-        asked = forced(run, split.take(positions), start=split.start, pad=split.pad)
-        read = dict([asked.encoder]) if asked.encoder else {}
-        return {**read, asked.decoder: last_step(run, asked)}
+        return last_step(run, split.take(positions), start=split.start, pad=split.pad)
 
     def preprocessing(self, model: LoadedModel, split: Split, folder: Path) -> dict[str, Any]:
         """Write tokenizer.json into `folder`; return what to do with it, and how to generate."""
@@ -191,10 +190,8 @@ class Seq2SeqLM:
 
 def texts_of(tokens: np.ndarray, split: SequenceSplit) -> list[str]:
     """Return what generated tokens, (n, longest), say: up to the end-of-text token, without special tokens."""
-    rows = []
-    for row in tokens.tolist():
-        end = row.index(split.end) if split.end in row else len(row)
-        rows.append(row[:end])
+    real = _written(tokens, split.end) & (tokens != NONE)
+    rows = [row[kept].tolist() for row, kept in zip(tokens, real, strict=True)]
     return [text.strip() for text in split.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
@@ -218,6 +215,12 @@ def _write(
         run, batch["input_ids"], batch["attention_mask"], max_new=longest, eos=tokenizer.eos_token_id, pad=padding(tokenizer),
         start=start(tokenizer), sampling=sampling,
     )  # fmt: skip
+
+
+def _written(tokens: np.ndarray, end: int) -> np.ndarray:
+    """Return where generated tokens, (n, longest), belong to the text: up to its end-of-text token, which is the last."""
+    ends = tokens == end
+    return np.cumsum(ends, axis=1) - ends == 0
 
 
 def _padded(values: np.ndarray, length: int, fill: float) -> np.ndarray:
