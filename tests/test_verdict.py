@@ -74,3 +74,15 @@ def test_what_passed_says_which_way_the_score_went(runtime, says):
     stages = {"teacher": 900} | dict.fromkeys(("student", "variant", "file", "runtime"), runtime)
     verdict = decide(ACCURACY, Gate(), scored(**stages), NEAR, [])
     assert (verdict.status, verdict.reason.split(";")[0]) == ("passed", says)
+
+
+def test_what_a_task_tells_beside_its_metric():
+    stages = scored(teacher=900, student=900, variant=900, file=900, runtime=900)
+    parity = {"variant": Parity(0.1, 0.1, 20.0, agreement=0.987), **NEAR}
+    beside = {"teacher": {"perplexity": 8.0}, "runtime": {"perplexity": 9.126}}
+    verdict = decide(ACCURACY, Gate(), stages, parity, [], beside=beside)
+    assert verdict.reason == (
+        "accuracy is as before; runtime and file agree to 100 dB; perplexity 9.13 (before 8.00); 98.7% of the student's tokens"
+    )
+    assert verdict.record()["beside"] == beside
+    assert "beside" not in decide(ACCURACY, Gate(), stages, NEAR, []).record()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadInput, Missing
+from ..errors import BadInput, Missing, first_line
 from .variant import Variant
 
 if TYPE_CHECKING:
@@ -172,7 +172,12 @@ def _static(
     assert config.activations is not None
     nncf = _nncf()
     from nncf.parameters import ModelType
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix, QuantizationParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        OverflowFix,
+        QuantizationParameters,
+    )
 
     inputs = {value.name for value in model.graph.input} - {t.name for t in model.graph.initializer}
     only_known = nncf.Dataset(batches, lambda batch: {name: batch[name] for name in inputs})
@@ -184,18 +189,33 @@ def _static(
         # scales per channel of depthwise activations would be exact in QDQ, but no runtime has integer kernels for them
         activations_quantization_params=QuantizationParameters(per_channel=False),
     )
+    if _turns_weights(model):  # NNCF's smoothing of activations into weights looks for these and finds none
+        advanced.smooth_quant_alphas = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     ignored = sorted({*keep, *stem(model), *quotients(model), *(_grouped(model) if narrow else [])})
     preset = nncf.QuantizationPreset.PERFORMANCE if config.activations.symmetric else nncf.QuantizationPreset.MIXED
-    with _quiet():
-        return nncf.quantize(
-            model,
-            only_known,
-            preset=preset,
-            subset_size=total,
-            model_type=ModelType.TRANSFORMER if _attends(model) else None,
-            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
-            advanced_parameters=advanced,
-        )
+    try:
+        with _quiet():
+            return nncf.quantize(
+                model,
+                only_known,
+                preset=preset,
+                subset_size=total,
+                model_type=ModelType.TRANSFORMER if _attends(model) else None,
+                ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
+                advanced_parameters=advanced,
+            )
+    except (AttributeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
+        raise BadInput(
+            f"quantize `{config.name}`: NNCF cannot quantize this graph's activations ({type(error).__name__}: {first_line(error)}): "
+            "leave `activations` out, or use method dynamic"
+        ) from error
+
+
+def _turns_weights(model: onnx.ModelProto) -> bool:
+    """Say whether a product takes weights that are transposed before it, as those that a language model's first and last layer share."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    turned = {node.output[0] for node in model.graph.node if node.op_type == "Transpose" and node.input[0] in stored}
+    return any(node.op_type == "MatMul" and node.input[1] in turned for node in model.graph.node)
 
 
 def _grouped(model: onnx.ModelProto) -> list[str]:

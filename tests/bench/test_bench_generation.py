@@ -450,3 +450,20 @@ def test_names_of_onnx_runtime_genai_and_fixed_positions():
         {"input_ids": [[2]], "cache_position": [3], "position_ids": [[3]], "num_logits_to_keep": 1},
         {"input_ids": [[3]], "cache_position": [4], "position_ids": [[4]], "num_logits_to_keep": 1},
     ]
+
+
+def test_places_of_the_logits_that_are_wanted():
+    """logits_to_keep with an open axis: places among the tokens, of which the last alone is asked for."""
+    interface = {
+        "inputs": declared(("input_ids", "int64", "b", "n"), ("logits_to_keep", "int64", "kept"), CACHE),
+        "outputs": declared(("logits", "float32", "b", "kept", 7), ("present.0.key", "float32", "b", 2, "total", 4)),
+    }
+    seen = []
+
+    def run(inputs: dict) -> dict:
+        seen.append(inputs["logits_to_keep"].tolist())
+        return {"logits": np.eye(7)[None, [3]], "present.0.key": np.zeros((1, 2, 1, 4), np.float32)}
+
+    session = type("Session", (), {"run": staticmethod(run)})
+    generation.call({"d": session}, {"d": interface}, np.array([[4, 5, 6]]), 3)()
+    assert seen == [[2], [0], [0]]
