@@ -53,8 +53,8 @@ class CausalLM:
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
         student = self._student(recipe, splits, teacher, need_weights=recipe.student_is_trained)
         if teacher is not None:
-            both = [vocabulary.Vocabulary(one.tokenizer, vocabulary.rows_of(one.module.net)) for one in (teacher, student)]
-            agreed = vocabulary.agree(*both, recipe.teaching.vocabulary)
+            theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.rows_of(m.module.net)) for m in (teacher, student))
+            agreed = vocabulary.agree(theirs, mine, recipe.teaching.vocabulary)
             if agreed.why:
                 say(agreed.why)
             vocabulary.apply(agreed, teacher.module, student.module)
