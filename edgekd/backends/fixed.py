@@ -116,8 +116,8 @@ def unfit(model: onnx.ModelProto, made: onnx.ModelProto | None = None) -> str | 
         )
     if names := open_axes(made):
         return (
-            f"takes fixed shapes alone, and the shape of {', '.join(names)} depends on the input: fix every axis but the batch, or "
-            "say how long it gets (`Graph.longest`)"
+            f"takes fixed shapes alone, and {', '.join(names)} depends on the input: fix every axis but the batch, or say how "
+            "long it gets (`Graph.longest`)"
         )
     weights = {tensor.name for tensor in model.graph.initializer}
     batched = any(
