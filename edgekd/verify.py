@@ -228,7 +228,8 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
         if variant.method in UNTRAINED and not near.sqnr_db >= gate.min_variant_sqnr_db:
             said = near.reason or f"{_over_error(near.sqnr_db)} against the student's"
             wrong.append(Wrong("variant", f"the variant's outputs: {said} (gate {gate.min_variant_sqnr_db:g} dB)"))
-    max_error, min_sqnr_db = gate.tolerance(variant.reference == "torch", asked.target.precision)
+    floating = variant.reference == "torch" and not asked.artifact.rounds
+    max_error, min_sqnr_db = gate.tolerance(floating, asked.target.precision)
     before = "variant"
     for stage in ("file", "runtime"):
         if stage not in evaluations:
@@ -238,7 +239,7 @@ def _parity(asked: Question, evaluations: Mapping[str, Evaluation]) -> tuple[dic
         # where a sum of another order is rounded at each call, a value between two integers may fall to either side
         onnx = all(file.suffix == ".onnx" for file in asked.artifact.graphs.values())
         rounds = (activations := variant.scheme.activations) is not None and activations.dynamic
-        own = not (rounds and any("form" in graph for graph in asked.artifact.record["graphs"].values()))
+        own = not asked.artifact.rounds and not (rounds and any("form" in g for g in asked.artifact.record["graphs"].values()))
         exact = stage == "file" and onnx and own and asked.target.precision == "fp32"
         if reason := _too_far(near, before, gate.max_error if exact else max_error, None if exact else min_sqnr_db):
             hint = asked.target.saturates() if stage == "runtime" and variant.reference == "graph" else None
@@ -324,7 +325,8 @@ def _elsewhere(
     reference, modules = divergence.file_tensors(own, inputs), modules_of(own) or modules
     if asked.variant.reference == "torch" and graph is not None:
         reference, modules = divergence.torch_tensors(graph, inputs)
-    max_error, min_sqnr_db = asked.gate.tolerance(asked.variant.reference == "torch", asked.target.precision)
+    floating = asked.variant.reference == "torch" and not asked.artifact.rounds
+    max_error, min_sqnr_db = asked.gate.tolerance(floating, asked.target.precision)
     return divergence.first_of(reference, made, modules, max_error=max_error, min_sqnr_db=min_sqnr_db, model=model)
 
 

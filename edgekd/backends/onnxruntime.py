@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,14 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxruntime")
 IMPORTS = ("onnxruntime",)
-OPTIONS: dict[str, Any] = {"attention": ("fused", "plain"), "weights": ("auto", "fused", "expanded")}
-"""attention: as one operator of ONNX Runtime's own, or as exported. weights: of products, where they alone are integers, multiplied as
-they are stored (MatMulNBits), or expanded on loading; auto: as stored in graphs that read a cache, token by token.
+OPTIONS: dict[str, Any] = {
+    "attention": ("fused", "plain"),
+    "weights": ("auto", "stored", "expanded"),
+    "activations": ("float", "int8"),
+}
+"""attention: as one operator of ONNX Runtime's own, or as exported. weights: of products, where they alone are integers: multiplied as
+they are stored (ort_nbits.py), or expanded on loading; auto: as stored in graphs that read a cache, token by token. activations: of products
+by weights as stored: float32, or rounded to 8 bits a block, which is faster and no longer the variant's own arithmetic.
 """
 CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "onnxruntime.py"
 
@@ -108,7 +114,8 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
         alone = variant.scheme.weights is not None and variant.scheme.activations is None
         steps: dict[str, ort_form.Step] = {}
         if alone and _as_stored(model, target):
-            steps["MatMulNBits"] = ort_nbits.fuse
+            rounded = target.options.get("activations") == "int8"
+            steps[ort_form.ROUNDED if rounded else "MatMulNBits"] = partial(ort_nbits.fuse, level=4 if rounded else 1)
         if target.backend == "onnxruntime":
             steps["Sum"] = ort_norm.split
             if target.options.get("attention") != "plain":
@@ -138,7 +145,7 @@ def _as_stored(model: onnx.ModelProto, target: Target) -> bool:
     """
     told = target.options.get("weights", "auto")
     cache = any(value.name.startswith("past") for value in model.graph.input)
-    return target.backend == "onnxruntime" and (told == "fused" or (told == "auto" and cache))
+    return target.backend == "onnxruntime" and (told == "stored" or (told == "auto" and cache))
 
 
 def interface(file: Path) -> dict[str, list[dict[str, Any]]]:
