@@ -68,7 +68,7 @@ def test_a_bad_target_file_says_what_is_wrong(tmp_path, text, says):
         ("tensorrt", "[options]\nbatches = [8, 1, 64]", "`options.batches` must be three rising numbers"),
         ("tensorrt", '[options]\nworkspace_mib = "1GB"', "`options.workspace_mib` must be a whole number from 1 on, not '1GB'"),
         ("tensorrt", "[options]\nworkspace_mib = true", "`options.workspace_mib` must be a whole number"),
-        ("onnxruntime", "[options]\nthreads = 2", "unknown key `options.threads`; known here: attention, weights"),
+        ("onnxruntime", "[options]\nthreads = 2", "unknown key `options.threads`; known here: attention, weights, activations"),
         ("onnxruntime_mobile", "[options]\nthreads = 2", "unknown key `options.threads`; known here: none"),
         ("onnxruntime", "[limits]\nstatc = true", "unknown key `limits.statc` .did you mean `static`"),
         ("onnxruntime", '[limits]\nstatic = "false"', "`limits.static` must be true or false, not 'false'"),
