@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from . import charts
+from . import charts, generation
 from .bench_cells import Cell, Told
 from .bench_charts import Course, Spot, brief, front, over_time, over_time_beside, stacked, unbeaten
-from .formats import DASH, Metric, clock, duration, number, share, throughput
+from .formats import Metric, clock, duration, number, share, throughput
 from .roofline import roofline
 from .svg import COLOURS
 from .words import sentence
@@ -139,39 +139,11 @@ def generations(cells: Sequence[Cell], names: Names, colours: Colours) -> list[d
     """Return for each cell that generates its rows: first token, each token, rates."""
     found = []
     for cell in cells:
-        rows = []
-        for m in cell.measurements:
-            made = m["generation"]
-            if not made:
-                continue
-            counts = [f"{number(made[key])} {what}" for key, what in COUNTS.items() if made.get(key) is not None]
-            rows.append(
-                {
-                    "artifact": names[m["artifact"]],
-                    "colour": colours[m["artifact"]],
-                    "tokens": ", ".join(counts) or DASH,
-                    "encode": _median(made.get("encode")),
-                    "ttft": _median(made.get("ttft")),
-                    "per_token": _median(made.get("per_token")),
-                    "rate": throughput(made.get("tokens_per_s")),
-                    "prefill": throughput(made.get("prefill_per_s")),
-                }
-            )
+        made = [generation.row(m, names[m["artifact"]], colours[m["artifact"]]) for m in cell.measurements]
+        rows = [row for row in made if row]
         if rows:
-            encodes = any((m["generation"] or {}).get("encode") for m in cell.measurements)
-            found.append({"title": cell.title, "how": cell.words, "rows": rows, "encodes": encodes})
+            found.append({"title": cell.title, "how": cell.words, "rows": rows})
     return found
-
-
-COUNTS = {"prompt_tokens": "in", "new_tokens": "out"}
-
-
-def _median(summary: Told | None) -> tuple[str, str | None]:
-    """Return a median and its interval, as text."""
-    summary = summary or {}
-    low, high = summary.get("median_low_s"), summary.get("median_high_s")
-    interval = f"{duration(low)} to {duration(high)}" if low is not None and high is not None else None
-    return duration(summary.get("median_s")), interval
 
 
 def partings(cells: Sequence[Cell], names: Names) -> list[dict[str, Any]]:
@@ -189,8 +161,8 @@ def partings(cells: Sequence[Cell], names: Names) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "artifact": names[m["artifact"]],
-                    "parts": [(part, *_median(m["parts"][part])) for part in medians],
-                    "whole": _median(m["warm"]),
+                    "parts": [(part, *generation.median(m["parts"][part])) for part in medians],
+                    "whole": generation.median(m["warm"]),
                 }
             )
         if bars:

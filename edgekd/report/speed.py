@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import charts
+from . import charts, generation
 from .formats import duration, number, prefixed, share, size, throughput
 from .roofline import roofline
 from .svg import COLOURS
@@ -24,7 +24,7 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
     many_batches = len({m["batch"] for m in measurements}) > 1
     many_devices = len({m["device"] for m in measurements}) > 1
     many_ways = _many_ways(measurements)
-    rows, ridges, roofs = [], [], []
+    rows, ridges, roofs, generated = [], [], [], []
     for m in measurements:
         name = m["artifact"] if many_targets else short(m["artifact"])
         colour = colours.get(short(m["artifact"]), 0) % COLOURS
@@ -33,6 +33,7 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
         label = f"{name}, batch {m['batch']}" if many_batches else name
         label = ", ".join([label, *ways, *([m["device"]] if many_devices else [])])
         roofs.append((m, label, colour))
+        generated.append(generation.row(m, label, colour))
         raw = samples.get(m["samples"])
         if raw is not None and raw.size:
             ridges.append(charts.Row(label, raw[np.isfinite(raw)], m["warm"]["median_s"], colour))
@@ -44,6 +45,7 @@ def speed(manifest: Manifest, samples: Samples, colours: Mapping[str, int]) -> d
         "shows": shows(rows),
         "chart": charts.distribution(ridges) if ridges else None,
         "rooflines": [{"title": device if many_devices else None, **found} for device, found in drawn if found],
+        "generated": [found for found in generated if found],
         "absent": absent,
         "notes": _notes(manifest),
         "how": _how(measurements),

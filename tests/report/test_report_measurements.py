@@ -110,3 +110,14 @@ def test_latency_of_streams_alone_is_said_to_be_that(manifest: dict[str, Any], r
     answer = text_of(run_of(manifest))
     assert "Chosen by measurement on ssh://pi@10.0.0.7." in answer
     assert "Timed on ssh://pi@10.0.0.7 in alternating blocks" in answer
+
+
+def test_what_generates_has_its_first_token_and_its_rates(manifest: dict[str, Any], run_of: Any):
+    assert "first token (TTFT)" not in text_of(run_of(manifest))
+    manifest["measurements"][0]["generation"] = {
+        "prompt_tokens": 48, "new_tokens": 16, "ttft": {"median_s": 0.0215, "median_low_s": 0.021, "median_high_s": 0.022},
+        "per_token": {"median_s": 0.004}, "tokens_per_s": 250.0, "prefill_per_s": 2232.6, "encode": None,
+    }  # fmt: skip
+    text = text_of(run_of(manifest))
+    assert "artifact tokens first token (TTFT) each token after it tokens a second prompt tokens a second" in text
+    assert "48 in, 16 out 21.5 ms 21.0 ms to 22.0 ms 4.00 ms 250 2,233" in text
