@@ -36,7 +36,8 @@ def check(plan: Plan, materials: Materials) -> None:
     if plan.recipe.bench.devices:
         from .bench import stage
 
-        stage.check(plan, [graph.name for graph in materials.task.graphs(materials.fresh_student, materials.splits)])
+        graphs = materials.task.graphs(materials.fresh_student, materials.splits)
+        stage.check(plan, {graph.name: graph.interface for graph in graphs})
 
 
 def check_graphs(plan: Plan, materials: Materials, targets: Collection[Target]) -> None:

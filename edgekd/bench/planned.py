@@ -57,12 +57,15 @@ def know(things: Sequence[Thing]) -> list[Known]:
     found = []
     for thing in things:
         told, known = interfaces(thing), facts_of(thing)
-        if generation.detect(told):
-            scenario = "generation"
-        else:
-            scenario = "chain" if len(thing.files) > 1 else "single-stream"
-        found.append(Known(thing, known, told, *fingerprint(thing), scenario))
+        found.append(Known(thing, known, told, *fingerprint(thing), scenario_of(told)))
     return found
+
+
+def scenario_of(interfaces: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """Return how a call of graphs is made: token by token, one after the other, or the one there is."""
+    if generation.detect(interfaces):
+        return "generation"
+    return "chain" if len(interfaces) > 1 else "single-stream"
 
 
 def fixed_batch(interfaces: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> int | None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ..devices import open_device
 from ..errors import BadInput
 from . import suite
-from .planned import Known, cannot, cells, know, possible, threads_for
+from .planned import Known, cannot, cells, know, possible, scenario_of, threads_for
 from .things import Thing, thing_from
 from .timing import measure
 
 if TYPE_CHECKING:
+    from ..export.graph import Interfaces
     from ..plan import Plan
     from ..recipe import Bench
     from ..targets import Target
@@ -50,8 +51,8 @@ def fill(plan: Plan, target: Target, folder: Path) -> None:
     (folder / RECORD).write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
 
 
-def check(plan: Plan, graphs: Sequence[str]) -> None:
-    """Reach the devices of `bench.devices`, before hours of training and not after. graphs: names of the student's.
+def check(plan: Plan, graphs: Interfaces) -> None:
+    """Reach the devices of `bench.devices`, before hours of training and not after. graphs: of the student, name -> interface.
 
     Raises Missing for one that is not there, BadInput for one that cannot time what its target's artifacts will be, or not so.
     """
@@ -72,7 +73,7 @@ def check(plan: Plan, graphs: Sequence[str]) -> None:
                 thing = Thing(target.name, target.backend, files, target=target.name, target_file=target.file or None)
                 if reason := device.takes(thing):
                     wrong.append(f"{target.name} on {address}: {reason}")
-                one = Known(thing, None, {}, "", 0, "chain" if len(graphs) > 1 else "single-stream")
+                one = Known(thing, None, {}, "", 0, scenario_of(graphs))
                 lacking = dict.fromkeys(s for cell in cells([one], settings) for s in possible(cell, device)[1].values())
                 wrong += [f"{target.name}: {cannot(address, scenario)}" for scenario in lacking]
     if wrong:

@@ -223,6 +223,13 @@ def test_what_a_device_cannot_do_is_told_before_anything_is_timed(fakes: Any, th
     assert log == ["one left", "one left"]
 
 
+def graphs(*names: str, inputs: tuple[str, ...] = ("image",), outputs: tuple[str, ...] = ("logits",)) -> dict[str, Any]:
+    """Interfaces of graphs that all have these inputs and outputs."""
+    sides = {"inputs": inputs, "outputs": outputs}
+    told = {side: [{"name": name, "dtype": "float32", "shape": []} for name in found] for side, found in sides.items()}
+    return dict.fromkeys(names, told)
+
+
 def test_before_training_a_device_is_asked_what_it_can_do(fakes: Any):
     make, log = fakes
     make("one", {}, {"mine": "tensorrt is not installed there"})
@@ -233,10 +240,10 @@ def test_before_training_a_device_is_asked_what_it_can_do(fakes: Any):
         targets = [SimpleNamespace(name=name, backend="onnxruntime", file="") for name in ("mine", "other", "here")]
         return SimpleNamespace(recipe=SimpleNamespace(bench=Bench(**settings)), targets=targets)
 
-    stage.check(plan(devices={"mine": "two", "other": "one"}), ["model"])
+    stage.check(plan(devices={"mine": "two", "other": "one"}), graphs("model"))
     assert log == ["two left", "one left"]
     with pytest.raises(BadInput) as raised:
-        stage.check(plan(devices={"mine": "one", "other": "two"}, streams=[2], threads=17), ["model"])
+        stage.check(plan(devices={"mine": "one", "other": "two"}, streams=[2], threads=17), graphs("model"))
     assert str(raised.value).splitlines() == [
         "bench.devices: one: bench.threads: 17 threads on 4 usable cores; give at most 16, or leave it out for one a core",
         "bench.devices: mine on one: tensorrt is not installed there",
@@ -245,9 +252,12 @@ def test_before_training_a_device_is_asked_what_it_can_do(fakes: Any):
         "bench.devices: other: two cannot run the scenario `streams`",
     ]
     with pytest.raises(BadInput, match=r"^bench.devices: other: two cannot run the scenario `chain`$"):
-        stage.check(plan(devices={"other": "two"}, sustained_minutes=1), ["encoder", "decoder"])
+        stage.check(plan(devices={"other": "two"}, sustained_minutes=1), graphs("encoder", "decoder"))
+    writer = graphs("decoder", inputs=("input_ids", "past_key_values.0.key"), outputs=("logits", "present.0.key"))
+    with pytest.raises(BadInput, match=r"^bench.devices: other: two cannot run the scenario `generation`$"):
+        stage.check(plan(devices={"other": "two"}), writer)
     with pytest.raises(Missing, match="three: it cannot be reached"):
-        stage.check(plan(devices={"other": "three"}), ["model"])
+        stage.check(plan(devices={"other": "three"}), graphs("model"))
 
 
 def files(folder: Path) -> set[str]:
