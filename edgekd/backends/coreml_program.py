@@ -3,7 +3,8 @@
 coremltools converts the network in floating point, with a pass of ours in its pipeline that puts a compressed constant in the
 place of every constant with the very values of a stored weight. Weights that were quantized beside a BatchNorm are replaced
 first of all: no pass can fold anything into a compressed constant, so the BatchNorm stays. Weights that were quantized with it
-folded in are replaced after coremltools has folded it too.
+folded in are replaced after coremltools has folded it too, but for tables that are looked up: where the places are constants, such as
+positions in a text of fixed length, it would look them up itself first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..export.graph import Graph
 
 _PASS = "edgekd::store_weights"
+_TABLES = "edgekd::store_tables"
 _LAST = "common::add_fp16_cast"
 """What comes after all that folds one constant into another."""
 
@@ -65,6 +67,9 @@ def convert(
             job = _register(_Job(dict(weights), set(weights)))
             passes.insert_pass(passes.passes.index(_LAST) if folded else 0, _PASS)
             passes.set_options(_PASS, {"job": job})
+            if folded:
+                passes.insert_pass(0, _TABLES)
+                passes.set_options(_TABLES, {"job": job})
             try:
                 made = ct.convert(
                     trace(module, tuple(given.values())),
@@ -133,7 +138,7 @@ class _Job:
 
 
 def _register(job: _Job) -> _Job:
-    """Make the pass known to coremltools, once; return the job."""
+    """Make the passes known to coremltools, once; return the job."""
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
     from coremltools.converters.mil.mil.passes.helper import block_context_manager
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
@@ -144,6 +149,7 @@ def _register(job: _Job) -> _Job:
     @register_pass(namespace=_PASS.partition("::")[0])
     class store_weights(AbstractGraphPass):
         job: _Job | None = None
+        tables = False
 
         def apply(self, prog: Any) -> None:
             for function in prog.functions.values():
@@ -156,12 +162,20 @@ def _register(job: _Job) -> _Job:
                 for inner in op.blocks:
                     self._block(inner)
                 value: Any = op.outputs[0].val if op.op_type == "const" else None
+                if self.tables and not (
+                    value is not None and {child.op_type for child in op.outputs[0].child_ops} == {"gather"}
+                ):
+                    continue
                 found = self.job.find(value) if getattr(value, "dtype", None) == np.float32 else None
                 if found is None:
                     continue
                 stored = _constant(found, op)
                 block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=stored, force_replace=True)
                 block.remove_ops([op])
+
+    @register_pass(namespace=_TABLES.partition("::")[0])
+    class store_tables(store_weights):
+        tables = True
 
     return job
 

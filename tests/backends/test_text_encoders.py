@@ -51,17 +51,22 @@ def encoder(tmp_path_factory) -> Encoder:
     export.write(graph, folder / "model.onnx")
     fp32 = Variant("fp32", "none", Scheme(), folder, {"model": folder / "model.onnx"}, "graph")
     job = Job(fp32.graphs, (), None, task, lambda: splits, lambda: student)
-    config = VariantRecipe(name="w4", method="round-to-nearest", weights={"bits": 4, "granularity": "channel"})
-    (folder / "w4").mkdir()
-    w4 = make(config, job, folder / "w4")
+    made = {}
+    for name, method in (("w4", "round-to-nearest"), ("w8", "ptq")):
+        (folder / name).mkdir()
+        config = VariantRecipe(name=name, method=method, weights={"bits": int(name[1]), "granularity": "channel"})
+        made[name] = make(config, job, folder / name)
+    assert made["w4"].weights is not None
     texts = task.inputs(splits.test.take(np.arange(5)))
     assert texts["input_ids"].shape[1] < LONGEST
-    runs = {
-        "fp32": lambda given: torch_runner([graph])("model", given),
-        "w4": lambda given: on_cpu.load(w4.graphs["model"], exact=True).run(given),
-    }
-    graphs = {"fp32": [graph], "w4": task.graphs(models.restore(w4.weights.parent, like=student), splits)}
-    return Encoder(graph, graphs, {"fp32": fp32, "w4": w4}, texts, runs)
+
+    def exactly(file):
+        return lambda given: on_cpu.load(file, exact=True).run(given)
+
+    runs = {name: exactly(variant.graphs["model"]) for name, variant in made.items()}
+    runs["fp32"] = lambda given: torch_runner([graph])("model", given)
+    rounded = task.graphs(models.restore(made["w4"].weights.parent, like=student), splits)
+    return Encoder(graph, {"fp32": [graph], "w8": [graph], "w4": rounded}, {"fp32": fp32, **made}, texts, runs)
 
 
 def test_the_file_says_how_long_it_gets_whatever_made_it(encoder):
@@ -105,7 +110,7 @@ TARGETS = {
     "onnxruntime-cpu": (load_target("onnxruntime-cpu"), ("fp32", "w4")),
     "openvino": (load_target("intel-cpu"), ("w4",)),
     "openvino, fixed": (STATIC_OPENVINO, ("fp32", "w4")),
-    "coreml": (load_target("iphone-ios18"), ("fp32", "w4")),
+    "coreml": (load_target("iphone-ios18"), ("fp32", "w4", "w8")),  # w8: positions are looked up in a table of 8 bits
     "qnn": (load_target("snapdragon-8-gen-3"), ("fp32",)),
     "tensorrt": (load_target("jetson-orin-nano"), ("fp32",)),
     "browser": (load_target("browser"), ("w4",)),
