@@ -509,7 +509,11 @@ def test_tied_weights_weigh_once_in_the_facts_the_budget_and_the_estimate(job, t
     [
         ({"method": "differentiable", "activations": {"bits": 8}}, "a codebook has no arithmetic of its own"),
         ({"activations": {"bits": 8}}, "quantized-distillation makes weights alone"),
-        ({"weights": {"symmetric": True}}, "leave `symmetric` out"),
+        ({"scale": "learned", "weights": {"symmetric": True}}, "a learned scale puts its levels where they serve best"),
+        ({"style": "exact", "weights": {"symmetric": True}}, "symmetric weights with style exact"),
+        ({"rounding": "stochastic", "weights": {"symmetric": True}}, "symmetric weights with stochastic rounding"),
+        ({"method": "differentiable", "weights": {"symmetric": True}}, "a codebook puts its levels where they serve best"),
+        ({"weights": {"bits": 1, "symmetric": True}}, "give 2 bits or more"),
         ({"weights": {"kind": "codebook"}}, "use method differentiable"),
         ({"method": "differentiable", "weights": {"kind": "uniform"}}, "differentiable learns a codebook"),
         ({"budget": {"mean_bits": 3}}, "the bits are chosen among budget.choices"),
