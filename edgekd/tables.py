@@ -94,7 +94,7 @@ def training(manifest: dict[str, Any]) -> Table:
             f"{len(history['epochs'])}, best by validation: {history['best_epoch']}"
             + (f" ({best['validation']:.4f})" if best else ""),
         )
-        made.add_row("images/s", f"{history['images_per_second']:.0f}")
+        made.add_row("samples/s", f"{history['images_per_second']:.0f}")
         for warning in history.get("warnings", []):
             made.add_row("[yellow]warning[/]", warning)
     for role, score in manifest["scores"].items():

@@ -31,7 +31,7 @@ def training(manifest: Manifest, metric: Metric) -> dict[str, Any] | None:
         "facts": [
             ("epochs", f"{len(epochs)}, the weights of epoch {best} kept"),
             ("steps", number(history["steps"])),
-            ("speed", f"{number(history['images_per_second'])} pictures a second"),
+            ("speed", f"{number(history['images_per_second'])} samples a second"),
             ("time in steps", clock(sum(e["seconds"] for e in epochs))),
             *([("adapters", adapters(history["lora"]))] if history.get("lora") else []),
         ],

@@ -118,3 +118,24 @@ def test_an_architecture_that_takes_no_such_cache_is_refused() -> None:
 def test_the_context_is_the_configurations(tmp_path: Path) -> None:
     assert context_of(tiny_causal.network(context=48)) == 48
     assert context_of(tiny_causal.network("GPT2Config", context=40)) == 40
+
+
+def test_a_student_takes_layers_of_its_teacher(tmp_path: Path) -> None:
+    from edgekd import models
+    from edgekd.recipe import Model
+
+    teacher = Model(model=f"hf:{tiny_causal.model(tmp_path / 'teacher')}")
+    whole = models.causal_lm(teacher, role="teacher", seed=0, need_weights=True)
+    both, last = (
+        models.causal_lm(
+            teacher.model_copy(update={"teacher_layers": layers}), role="student", seed=0, need_weights=True, teacher=whole
+        )
+        for layers in ((0, 1), (1,))
+    )
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert torch.equal(both.module.net(input_ids=ids).logits, whole.module.net(input_ids=ids).logits)
+    assert len(last.module.net.model.layers) == 1
+    mine, theirs = (one.module.net.model for one in (last, whole))
+    assert torch.equal(mine.layers[0].mlp.up_proj.weight, theirs.layers[1].mlp.up_proj.weight)
+    assert torch.equal(mine.embed_tokens.weight, theirs.embed_tokens.weight)
