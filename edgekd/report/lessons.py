@@ -38,7 +38,7 @@ def _lesson(lesson: Mapping[str, Any], metric: Metric, student: float | None) ->
     if "optimizer" in settings and "learning_rate" in settings:
         how.append(f"{settings['optimizer']}, highest rate {settings['learning_rate']:g}")
     if lesson.get("lora"):
-        how.append(adapters(lesson["lora"]))
+        how.append(f"{adapters(lesson['lora'])}; scored in full precision")
     return {
         "before": before,
         "after": after,
