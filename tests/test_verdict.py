@@ -9,7 +9,7 @@ import pytest
 
 from edgekd import verify
 from edgekd.parity import Parity
-from edgekd.recipe import Gate
+from edgekd.recipe import Gate, Scheme
 from edgekd.targets import load_target
 from edgekd.tasks import Evaluation, Metric
 from edgekd.verdict import decide
@@ -54,9 +54,9 @@ def test_outputs_smaller_than_their_error_are_below_it(times, says):
     evaluations = {"student": student, "variant": variant, "file": variant, "runtime": variant}
     asked = SimpleNamespace(
         gate=Gate(),
-        artifact=SimpleNamespace(graphs={}),
+        artifact=SimpleNamespace(graphs={}, rounds=False),
         target=load_target("onnxruntime-cpu"),
-        variant=SimpleNamespace(reference="graph", method="ptq", weights=None),
+        variant=SimpleNamespace(reference="graph", method="ptq", weights=None, scheme=Scheme()),
     )
     _, wrong = verify._parity(asked, evaluations)
     assert [w.what for w in wrong] == [says]
