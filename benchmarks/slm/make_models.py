@@ -1,0 +1,91 @@
+"""Write the study's ONNX files: FOLDER/SIZE/FORM/VARIANT/GRAPH.onnx. Run as a program, it makes one network, in a process of its own.
+
+python benchmarks/slm/make_models.py FOLDER 30M encoder-decoder
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from plans import SIZES, network, parameters
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fp32": {"method": "none"},
+    "int8": {"method": "dynamic", "weights": {"bits": 8}, "activations": {"bits": 8}},
+    "w4": {"method": "round-to-nearest", "weights": {"bits": 4, "group": 32}},
+}
+CONTEXT = 4096 + 256
+"""Positions: the longest prompt and what is written after it."""
+START = 2
+
+
+def files(folder: Path, size: str, form: str, variant: str) -> dict[str, Path]:
+    """Return graph -> file; make the network's files where they are missing (minutes, and four times the weights in memory)."""
+    made = folder / size / form
+    if not (made / "facts.json").is_file():
+        subprocess.run([sys.executable, __file__, str(folder), size, form], check=True)
+    return {file.stem: file for file in sorted((made / variant).glob("*.onnx"), reverse=True)}  # encoder before decoder
+
+
+def facts(folder: Path, size: str, form: str) -> dict[str, Any]:
+    """Return {"parameters"} of a network whose files are made."""
+    return dict(json.loads((folder / size / form / "facts.json").read_text(encoding="utf-8")))
+
+
+class Graphs:
+    """Of a task, what is needed to write a network's graphs: there are no data."""
+
+    name = "slm"
+    outputs = ("logits",)
+
+    def graphs(self, model: Any, splits: Any) -> list[Any]:
+        """Return `decoder`, behind an encoder-decoder's `encoder`."""
+        from edgekd.models.causal_lm import CausalLM, decoder_graph
+        from edgekd.models.seq2seq_lm import graphs
+
+        return [decoder_graph(model.module)] if isinstance(model.module, CausalLM) else list(graphs(model.module))
+
+
+def make(folder: Path, size: str, form: str) -> None:
+    """Make one network with seeded random weights, its graphs in full precision, and its variants as ONNX Runtime gets them."""
+    import torch
+
+    from edgekd import quantize
+    from edgekd.backends import onnxruntime
+    from edgekd.export import onnx
+    from edgekd.models import LoadedModel
+    from edgekd.models.causal_lm import CausalLM
+    from edgekd.models.seq2seq_lm import Seq2SeqLM
+    from edgekd.recipe import VariantRecipe
+    from edgekd.targets import load_target
+
+    torch.manual_seed(0)
+    net = network(SIZES[size][form], CONTEXT).eval()
+    module = CausalLM(net) if form == "decoder-only" else Seq2SeqLM(net, START)
+    student = LoadedModel(module, f"{form} of {size}", None, None, parameters(net))
+    into = folder / size / form
+    shutil.rmtree(into, ignore_errors=True)
+    plain = into / "plain"
+    plain.mkdir(parents=True)
+    source = {graph.name: plain / f"{graph.name}.onnx" for graph in Graphs().graphs(student, None)}
+    for graph in Graphs().graphs(student, None):
+        onnx.write(graph, source[graph.name])
+    target = load_target("onnxruntime-cpu")
+    job = quantize.Job(source, (target,), task=Graphs(), splits=lambda: None, student=lambda: student)
+    for name, config in VARIANTS.items():
+        work, ships = into / f"{name}-variant", into / name
+        ships.mkdir()
+        variant = quantize.make(VariantRecipe.model_validate({"name": name, **config}), job, work)
+        onnxruntime.convert(variant, target, ships)
+        shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(plain)
+    (into / "facts.json").write_text(json.dumps({"parameters": student.parameters}) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
