@@ -31,7 +31,9 @@ def tokenizer(folder: Path, words: tuple[str, ...] = WORDS, special: bool = True
         )
     made.enable_padding(pad_id=0, pad_token="[PAD]", length=7)  # as saved files have them: settings of a call, not of the model
     made.enable_truncation(6)
-    fast = transformers_here().PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]")
+    fast = transformers_here().PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]"
+    )
     fast.save_pretrained(folder)
     return folder
 
@@ -43,13 +45,14 @@ def bert(
     seed: int = 0,
     words: tuple[str, ...] = WORDS,
     pooling: str | None = "mean_tokens",
+    positions: int = 32,
 ) -> Path:
-    """Write a BERT of 4 heads and 32 positions with its tokenizer, in the layout of sentence-transformers."""
+    """Write a BERT of 4 heads with its tokenizer, in the layout of sentence-transformers."""
     transformers = transformers_here()
     torch.manual_seed(seed)
     config = transformers.BertConfig(
         vocab_size=len(words) + 4, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4,
-        intermediate_size=2 * width, max_position_embeddings=32, initializer_range=0.2,
+        intermediate_size=2 * width, max_position_embeddings=positions, initializer_range=0.2,
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(folder)
     tokenizer(folder, words)

@@ -20,7 +20,7 @@ from edgekd.export import artifact
 from edgekd.export import onnx as export
 from edgekd.export.graph import Graph, torch_runner
 from edgekd.parity import compare
-from edgekd.quantize import Job, make
+from edgekd.quantize import Job, make, unpacked
 from edgekd.quantize.variant import Variant
 from edgekd.recipe import Gate, Scheme, VariantRecipe
 from edgekd.targets import load_target
@@ -43,7 +43,7 @@ class Encoder:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Encoder:
     folder = tmp_path_factory.mktemp("encoder")
-    recipe = tiny_texts.recipe(folder, tiny_texts.bert(folder / "bert"))
+    recipe = tiny_texts.recipe(folder, tiny_texts.bert(folder / "bert", positions=160))
     task = task_of("text-embedding")
     splits = task.splits(recipe)
     _, student = task.models(recipe, splits)
@@ -57,6 +57,8 @@ def encoder(tmp_path_factory) -> Encoder:
         config = VariantRecipe(name=name, method=method, weights={"bits": int(name[1]), "granularity": "channel"})
         made[name] = make(config, job, folder / name)
     assert made["w4"].weights is not None
+    stored = unpacked.read(onnx.load(str(made["w8"].graphs["model"])))
+    assert any("position_embeddings" in name for name in stored)  # large enough to be worth 8 bits
     texts = task.inputs(splits.test.take(np.arange(5)))
     assert texts["input_ids"].shape[1] < LONGEST
 
