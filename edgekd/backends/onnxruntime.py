@@ -187,6 +187,9 @@ def _int8_weights(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
+        if node.op_type == "MatMulInteger" and node.input[1] in tensors:
+            values = numpy_helper.to_array(tensors[node.input[1]])
+            yield node.name, int(np.abs(values.astype(np.int32)).max(initial=0))
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             continue
         made = [makers.get(name) for name in node.input[:2]]

@@ -85,3 +85,22 @@ def test_full_range_int8_is_found_for_a_device_that_saturates(tmp_path, monkeypa
     found = backend.wrong(tmp_path / "m.onnx", old)
     assert (found == []) if says is None else found[0].startswith(says)
     assert backend.wrong(tmp_path / "m.onnx", dataclasses.replace(old, vnni=True)) == []
+
+
+@pytest.mark.parametrize(("target", "says"), [("x86-64", "weights of y.sums use more than 7 bits"), ("x86-64-vnni", None)])
+def test_full_range_int8_is_found_where_activations_are_scaled_at_each_call(tmp_path, monkeypatch, target, says):
+    from edgekd.quantize import dynamic
+    from edgekd.targets import load_target
+
+    monkeypatch.setattr(backend.host, "vnni", lambda: True)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="layer")
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
+    weights = numpy_helper.from_array(np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32), "w")
+    plain = helper.make_model(
+        helper.make_graph([node], "g", ends[:1], ends[1:], [weights]), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    for most, expected in ((127, says), (63, None)):
+        file = tmp_path / f"{most}.onnx"
+        onnx.save(dynamic.quantize(plain, (), largest=most), file)
+        found = backend.wrong(file, load_target(target))
+        assert (expected in found[0]) if expected else not found
