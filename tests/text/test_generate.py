@@ -30,7 +30,7 @@ def decoder(calls: list[dict[str, np.ndarray]] | None = None, encoder: bool = Fa
         sums = past.sum((1, 2, 3))[:, None] + np.cumsum(fresh[:, 0, :, 0], axis=1)
         if encoder:
             sums = sums + inputs["encoder_hidden_states"][:, 0]
-        logits = TABLE[sums.astype(int) % len(TABLE)]
+        logits = np.where(real[..., None] > 0, TABLE[sums.astype(int) % len(TABLE)], 9 - TABLE[0])  # nonsense after padding
         return {"logits": logits[:, inputs["logits_to_keep"]] if "logits_to_keep" in inputs else logits, "present.0.key": cache}
 
     def tensor(name: str, *shape: int | str, dtype: str = "int64") -> dict:
