@@ -90,7 +90,10 @@ def test_what_a_method_cannot_do_is_told_before_anything_is_loaded(planned, monk
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("quantize.qd.calibration.samples=64", "quantize `qd`: `calibration` goes with ptq or dynamic, not with quantized-distillation"),
+        (
+            "quantize.qd.calibration.samples=64",
+            "quantize `qd`: `calibration` goes with ptq or dynamic, not with quantized-distillation",
+        ),
         ("quantize.fp32.calibration.batch_size=8", "quantize `fp32`: `calibration` goes with ptq or dynamic, not with none"),
         ("quantize.fp32.keep=[first]", "quantize `fp32`: `keep` goes with ptq or .*, not with none; leave it out"),
     ],

@@ -130,7 +130,8 @@ def test_no_pairs_are_told(put, reading):
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("", "empty"), ("\t", "empty"), (None, "empty"), (3.5, "float"), ("a\ud800", "no text: it has half a character")]
+    ("text", "what"),
+    [("", "empty"), ("\t", "empty"), (None, "empty"), (3.5, "float"), ("a\ud800", "no text: it has half a character")],
 )
 def test_texts_that_are_none_are_told(text, what):
     assert f"rows.csv, row 2: `text` is {what}" in told(texts.checked, ["fine", text], "rows.csv", "text")

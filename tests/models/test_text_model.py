@@ -277,6 +277,19 @@ def test_a_network_of_ones_own(tmp_path):
     np.testing.assert_allclose(embedded(made)[1].numpy(), expected / np.linalg.norm(expected), atol=1e-6)
 
 
+def test_a_hub_id_without_a_network_is_told_at_once(monkeypatch):
+    import huggingface_hub.constants
+
+    from edgekd import hub_access
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_access, "_resolves", lambda host: False)
+    monkeypatch.setattr(hub_access, "getproxies", dict)
+    assert "hf:nobody/nothing: neither a folder with a config.json nor to be had from the hub or its cache" in message(
+        "hf:nobody/nothing"
+    )
+
+
 def test_positions_that_begin_after_the_padding(tmp_path):
     config = transformers.RobertaConfig(
         vocab_size=23,
