@@ -91,6 +91,7 @@ def test_verdicts_and_contracts(home):
         ]
         assert record["preprocess"]["host"][0] == {"step": "tokenize", "file": "tokenizer.json"}
         assert "tokenizer.json" in [file["path"] for file in record["files"]]
+        assert graph["form"]["MultiHeadAttention"] == 2  # tried on tokens that so small a vocabulary has
     assert "Spearman" in (home / "run" / "report.html").read_text()
 
 

@@ -97,7 +97,7 @@ def trial_inputs(declared: list[dict[str, Any]]) -> Arrays:
     """Make inputs of two samples; in masks the first sample ends in padding."""
     from ..bench.scenarios import random_inputs
 
-    made = random_inputs(declared, 2, vocabulary=64)
+    made = random_inputs(declared, 2, vocabulary=16)  # no vocabulary is smaller
     for name, values in made.items():
         if "mask" in name and values.ndim == 2 and values.shape[1] > 3:
             made[name] = values = np.array(values)

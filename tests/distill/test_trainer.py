@@ -253,9 +253,9 @@ def test_unknown_layers_are_told_without_computing_anything(layers, said, monkey
 
     monkeypatch.setattr(type(one.module), "forward", run)
     with pytest.raises(BadInput, match=said):
-        check(settings_with({"kind": "features", **layers}), one, other)
-    check(settings_with({"kind": "features", "student": "3", "teacher": "3"}), one, other)
-    check(settings_with({"kind": "logits"}), one, None)
+        check(settings_with({"kind": "features", **layers}), TASK, one, other)
+    check(settings_with({"kind": "features", "student": "3", "teacher": "3"}), TASK, one, other)
+    check(settings_with({"kind": "logits"}), TASK, one, None)
 
 
 def test_a_batch_too_small_for_batch_norm_names_the_setting(tmp_path):
