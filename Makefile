@@ -8,10 +8,11 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' requirements.lock)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 RUN ?= runs/digits
 TEST_PROCESSES ?= 2
+TESTS ?= not exhaustive
 # ONNX Runtime for browsers is an npm package; --ignore-scripts: what it would fetch besides is for Node.js.
 ONNXRUNTIME_WEB := onnxruntime-web@1.30.0
 
-.PHONY: setup demo test check unit arm64 docs-check clean
+.PHONY: setup demo test test-all check unit arm64 docs-check clean
 
 setup: $(VENV)/.done  ## .venv with edgekd and every extra, versions from requirements.lock
 
@@ -40,9 +41,12 @@ check: setup  ## style and types
 	$(VENV)/bin/mypy
 
 unit: setup  ## tests without style and types
-	$(VENV)/bin/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+	$(VENV)/bin/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "$(TESTS)"
 
 test: check unit  ## everything that CI runs
+
+test-all: TESTS = exhaustive or not exhaustive
+test-all: check unit  ## the tests that take minutes, too
 
 arm64: setup  ## run the artifacts for ARM64 of RUN under qemu: parity, never time
 	$(VENV)/bin/python tools/arm64.py $(RUN)

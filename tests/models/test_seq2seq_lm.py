@@ -111,7 +111,14 @@ def greedy(net: Any, prompt: np.ndarray, start: int, new: int, cache: bool = Tru
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["t5gemma, untied", "t5gemma that slides and caps", "t5, gated and untied"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "t5gemma, untied",
+        pytest.param("t5gemma that slides and caps", marks=pytest.mark.exhaustive),
+        pytest.param("t5, gated and untied", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_exported_graphs_write_the_tokens_of_transformers(kind: str, tmp_path: Path) -> None:
     net = translation.network(NETWORKS[kind](), seed=3)
     model = Seq2SeqLM(net, start=2).eval()

@@ -62,7 +62,7 @@ def test_the_merged_model_is_the_one_with_adapters(kind: str, tmp_path: Path) ->
     assert 0 < told["max_relative_difference"] < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_from_recipe_to_report(tmp_path: Path) -> None:
     short = {"epochs": 1, "batch_size": 16, "teacher": "live"}
     given = recipe(

@@ -23,6 +23,9 @@ VARIANTS = [
 ]
 
 
+pytestmark = pytest.mark.exhaustive  # seven variants, three of them trained
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A BERT of two of its teacher's three layers, with its embeddings as a product of two matrices, in seven variants."""

@@ -213,7 +213,7 @@ def test_own_targets_are_for_models_that_write(tmp_path: Path) -> None:
         _drawing(task_of(asked.task), asked.distill)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_from_a_recipe_to_files_that_translate(tmp_path: Path) -> None:
     translation.data(tmp_path / "data", train=192, others=16)
     translation.tokenizer(tmp_path / "tokens")
