@@ -41,7 +41,7 @@ check: setup  ## style and types
 	$(VENV)/bin/mypy
 
 unit: setup  ## tests without style and types
-	$(VENV)/bin/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile -m "$(TESTS)"
+	$(VENV)/bin/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "$(TESTS)"
 
 test: check unit  ## everything that CI runs
 
