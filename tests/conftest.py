@@ -25,7 +25,6 @@ from edgekd.recipe import Data, Preprocess
 from edgekd.targets import Target, load_target
 from edgekd.tasks import Evaluation, Task, task_of
 
-
 LONGEST = ("test_examples.py", "test_compress.py", "test_every_target.py")
 """Files that take minutes: begun first, so that no process waits for another at the end."""
 
