@@ -135,7 +135,7 @@ def test_two_things_alternate(device, tmp_path):
     order = ["ten" if max(run["costs"]) > 0.005 else "one" for run in runs(device)]
     blocks = order[order.index("ten") + 1 :]
     blocks = blocks[len(blocks) % 4 :]
-    assert "one ten ten one" in " ".join(blocks)
+    assert "one ten one ten" in " ".join(blocks)
     assert blocks.count("one") == blocks.count("ten")
 
 
