@@ -116,14 +116,12 @@ def causal_lm(config: Model, *, role: str, seed: int, need_weights: bool, teache
     """
     from . import text_model
     from .loaded import LoadedModel
+    from .loading import check_trained
 
-    config = text_model._resolved(config, role)
+    config = text_model.resolved(config, role)
     made = text_model.network(config, "AutoModelForCausalLM", role=role, seed=seed, teacher=teacher)
-    if need_weights and not made.trained:
-        raise BadInput(
-            f"{role}: {config.model} has no trained weights; give `weights: FILE` "
-            f"(`edgekd train RECIPE --model {role}` makes them), or a reference that brings its own"
-        )
+    if need_weights:
+        check_trained(made, config, role)
     check(made.net, f"{role}: {config.model}")
     return LoadedModel(
         module=CausalLM(made.net).eval(),

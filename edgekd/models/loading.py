@@ -43,11 +43,8 @@ def load(
     if config.weights is not None:
         load_weights(made.net, config.weights, role)
         made = replace(made, trained=True)
-    if need_weights and not made.trained:
-        raise BadInput(
-            f"{role}: {config.model} has no trained weights; give `weights: FILE` "
-            f"(`edgekd train RECIPE --model {role}` makes them), or a reference that brings its own"
-        )
+    if need_weights:
+        check_trained(made, config, role)
     if config.adapter is not None:
         adapters.merge_adapters(made.net, config, role)
     return assembled(made, config, preprocess, role)
@@ -73,6 +70,15 @@ def split(reference: str, role: str) -> tuple[str, str]:
         f"{role}.model: `{reference}` is neither timm:NAME, hf:ID-or-folder, py:FILE.py:FUNCTION "
         f"nor a run folder with a finished model{nearest(kind, KINDS) if colon else ''}"
     )
+
+
+def check_trained(made: Made, config: Model, role: str, by_train: bool = True) -> None:
+    """Raise BadInput for a network that would start untrained. by_train: `edgekd train` could make its weights."""
+    if not made.trained:
+        how = f" (`edgekd train RECIPE --model {role}` makes them)" if by_train else ""
+        raise BadInput(
+            f"{role}: {config.model} has no trained weights; give `weights: FILE`{how}, or a reference that brings its own"
+        )
 
 
 def assembled(made: Made, config: Model, preprocess: Preprocess, role: str) -> LoadedModel:

@@ -17,6 +17,7 @@ from ..text import vocabulary
 from . import text_model, transformers_model
 from .causal_lm import CausalLM, check, context_of, decoder_graph
 from .loaded import LoadedModel
+from .loading import check_trained
 
 SHARED = "share_embeddings"
 """An argument of ours beside those of a transformers configuration: one table of token embeddings for encoder and decoder."""
@@ -119,15 +120,12 @@ def seq2seq_lm(config: Model, *, role: str, seed: int, need_weights: bool, teach
 
     teacher: for a student that starts from its layers. need_weights: refuse a network that would start untrained. Raises BadInput.
     """
-    config = text_model._resolved(config, role)
+    config = text_model.resolved(config, role)
     shared = {name: value for name, value in config.arguments.items() if name == SHARED}
     config = config.model_copy(update={"arguments": {name: v for name, v in config.arguments.items() if name != SHARED}})
     made = text_model.network(config, _maker(config), role=role, seed=seed, teacher=teacher)
-    if need_weights and not made.trained:
-        raise BadInput(
-            f"{role}: {config.model} has no trained weights; give `weights: FILE` "
-            f"(`edgekd train RECIPE --model {role}` makes them), or a reference that brings its own"
-        )
+    if need_weights:
+        check_trained(made, config, role)
     net: Any = made.net
     if shared.get(SHARED):
         _share(net, role)

@@ -16,7 +16,7 @@ from ..text import tokenizer as tokenizers
 from . import adapters, finished, python_file, transformers_model
 from .factorised import factorise, product
 from .loaded import LoadedModel, Made
-from .loading import split
+from .loading import check_trained, split
 from .saving import WEIGHTS
 from .text_encoder import TextEncoder, pooling_of
 from .weights import load_weights
@@ -33,13 +33,11 @@ def text_encoder(
     teacher: for a student that starts from its layers. need_weights: refuse a network that would start untrained. max_tokens: how
     long a text may be. Raises BadInput for whatever does not fit.
     """
-    config = _resolved(config, role)
+    config = resolved(config, role)
     kind, rest = split(config.model, role)
     made = network(config, "AutoModel", role=role, seed=seed, teacher=teacher)
-    if need_weights and not made.trained:
-        raise BadInput(
-            f"{role}: {config.model} has no trained weights; give `weights: FILE`, or a reference that brings its own"
-        )
+    if need_weights:
+        check_trained(made, config, role, by_train=False)
     pooling = config.pooling or (pooling_of(rest, role) if kind == "hf" else None)
     if pooling is None:
         say(f"{role}: {config.model} says nothing of pooling: the mean of the tokens is taken (`pooling` changes that)")
@@ -93,7 +91,7 @@ def network(config: Model, maker: str, *, role: str, seed: int, teacher: LoadedM
     return made
 
 
-def _resolved(config: Model, role: str) -> Model:
+def resolved(config: Model, role: str) -> Model:
     """Return what a run folder's model was made from, with the weights that lie there."""
     folder = finished.folder_of(config.model) if split(config.model, role)[0] == "folder" else None
     if folder is None:
