@@ -134,6 +134,7 @@ def verify(
         "edgekd compress models/digits -o runs/digits",
         "edgekd bench runs/digits",
         "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --device local --streams 2 -o runs/clock",
+        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --threads 1 --threads 2",
     )
 )
 def bench(
@@ -157,6 +158,10 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option("--batch", metavar="N", help="Batch size; may be repeated.")] = None,
     streams: Annotated[
         list[int] | None, typer.Option("--streams", metavar="K", help="Besides, K calls at once; may be repeated.")
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option("--threads", metavar="N", help="Threads of the runtime; repeated, each thing is timed with each number."),
     ] = None,
     sustained: Annotated[
         float | None, typer.Option("--sustained", metavar="MINUTES", help="Besides, so long without a pause, for each thing.")
@@ -217,7 +222,7 @@ def bench(
     if kit is not None:
         unused = {"--device": device, "--out": out, "--import": records, "--no-compare": not compare, "--fresh": fresh}
         verbs.without_effect("--kit times nothing here", **unused)
-        _show(verbs.bench_kit(things or (), kit, asked, target or ()), as_json, tables.kit)
+        _show(verbs.bench_kit(things or (), kit, asked, target or (), threads or ()), as_json, tables.kit)
         return
     command = shlex.join(["edgekd", *sys.argv[1:]])
     try:
@@ -231,6 +236,7 @@ def bench(
             fresh=fresh,
             command=command,
             records=records or (),
+            threads=threads or (),
         )
     except EdgekdError as error:  # one device, or one thing of several: what was measured is shown all the same
         if error.told:

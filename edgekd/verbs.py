@@ -95,18 +95,21 @@ def bench(
     fresh: bool = False,
     command: str = "",
     records: Sequence[str | Path] = (),
+    threads: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Measure a run folder's artifacts, any artifact folders and files side by side, or a suite of them.
 
     One run folder without devices: as a stage of the run, into its manifest. Else into `out`, on each of the devices in turn.
     A suite (.yaml) goes on from where it was stopped, unless fresh. records: what kits wrote on devices, to be put beside what is
-    measured now (if anything is).
+    measured now (if anything is). threads: of the runtime; of several numbers, each thing is timed with each, alternately.
     """
     paths = [Path(thing) for thing in things]
+    if len(threads) == 1:
+        settings, threads = [*settings, f"bench.threads={threads[0]}"], ()
     if len(paths) == 1 and not (devices or out or records) and (paths[0] / "manifest.json").is_file():
         without_effect(
             f"{paths[0]}: timed as a stage of its run (give -o to time it beside)",
-            **{"--no-compare": not compare, "--fresh": fresh},
+            **{"--no-compare": not compare, "--fresh": fresh, "--threads more than once": threads},
         )
         return pipeline.run(_plan_of_run(paths[0], settings, targets), first="bench", last="bench")
     from .bench import measure_paths, measure_suite
@@ -114,15 +117,15 @@ def bench(
     if not paths and not records:
         raise BadInput("nothing to time: give a run folder, artifact folders or files, a suite (.yaml), or --import")
     if any(path.suffix in (".yaml", ".yml") for path in paths):
-        if len(paths) > 1 or settings or targets or devices:
+        if len(paths) > 1 or settings or targets or devices or threads:
             raise BadInput(f"{paths[0]}: a suite says itself what is timed, where and how: give it alone (and -o)")
         without_effect(f"{paths[0]}: a suite is timed alone", **{"--import": records, "--no-compare": not compare})
         return measure_suite(paths[0], Path(out or f"runs/{paths[0].stem}"), fresh, command)
     without_effect("only a suite goes on from finished cells; all else is measured anew", **{"--fresh": fresh})
     if not paths:
-        unused = {"--device": devices, "--target": targets, "--no-compare": not compare}
+        unused = {"--device": devices, "--target": targets, "--no-compare": not compare, "--threads": threads}
         without_effect("no thing is given to be timed beside what is imported", **unused, **{"settings of the clock": settings})
-    return measure_paths(paths, settings, Path(out or "runs/bench"), devices, targets, compare, command, records)
+    return measure_paths(paths, settings, Path(out or "runs/bench"), devices, targets, compare, command, records, threads)
 
 
 def without_effect(why: str, **options: object) -> None:
@@ -132,12 +135,21 @@ def without_effect(why: str, **options: object) -> None:
 
 
 def bench_kit(
-    things: Sequence[str | Path], file: str | Path, settings: Settings = (), targets: Sequence[str] = ()
+    things: Sequence[str | Path],
+    file: str | Path,
+    settings: Settings = (),
+    targets: Sequence[str] = (),
+    threads: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Write one file that times things on any device with Python; return {"kit", "things", "needs"}."""
+    """Write one file that times things on any device with Python; return {"kit", "things", "needs"}.
+
+    threads: of the runtime; of several numbers, each thing is timed with each, alternately.
+    """
     from .bench import stage
 
-    return stage.write_kit([Path(thing) for thing in things], Path(file), settings, targets)
+    if len(threads) == 1:
+        settings, threads = [*settings, f"bench.threads={threads[0]}"], ()
+    return stage.write_kit([Path(thing) for thing in things], Path(file), settings, targets, threads)
 
 
 def devices(addresses: Sequence[str] = ()) -> list[dict[str, Any]]:

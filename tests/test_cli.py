@@ -132,6 +132,8 @@ def to_time(tmp_path):
             ["run", "--no-compare", "--fresh"],
             "timed as a stage of its run (give -o to time it beside): leave out --no-compare, --fresh",
         ),
+        (["run", "--threads", "1", "--threads", "2"], "give -o to time it beside): leave out --threads more than once"),
+        (["m.onnx", "--threads", "2", "--threads", "2"], "--threads 2: given twice"),
         (["m.onnx", "--fresh"], "leave out --fresh"),
         (["--import", "r.json", "--device", "local"], "leave out --device"),
         (["--import", "r.json", "--batch", "4"], "leave out settings of the clock"),

@@ -3,7 +3,8 @@
 python benchmarks/minilm/run.py RUN        # RUN: what `edgekd compress models/minilm` left
 
 "Without us" is the teacher as ONNX, in full precision and by onnxruntime.quantization.quantize_dynamic with its defaults. Every file
-is scored on the test pairs by ONNX Runtime and then timed alternately with all others. Writes results/CPU.json and prints a table.
+is scored on the test pairs by ONNX Runtime and then timed alternately with all others. With several numbers of threads each file is
+timed with each, and all are compared with quantize_dynamic's on the most. Writes results/CPU.json and prints a table.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from edgekd import bench, host, recipe_file
 from edgekd.backends import backend_of
+from edgekd.bench.stage import with_threads
 from edgekd.bench.things import Thing
 from edgekd.export import artifact, onnx
 from edgekd.progress import say
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a finished run of models/minilm")
     parser.add_argument("--target", default="onnxruntime-cpu")
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 32], help="lengths of the timed sentence")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, nargs="+", default=[host.usable_cores()], help="each file with each number of them")
     parser.add_argument("--max-seconds", type=float, default=60.0, help="of each file and length")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/minilm-teacher"), help="where the teacher's ONNX files are kept"
@@ -64,17 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "timed": {},
     }
     for name, file in made.items():
-        session = backend_of(target.backend).load(file, target, options.threads)
+        session = backend_of(target.backend).load(file, target, max(options.threads))
         score = task.evaluate(lambda _, inputs, session=session: session.run(inputs), splits.test).score
         told["files"][name] = {"bytes": sum(one.stat().st_size for one in onnx.files_of(file)), "spearman": score}
         say(f"{name}: {100 * score:.2f}, {told['files'][name]['bytes'] / 1e6:.1f} MB")
-    settings = Bench(min_seconds=2, max_seconds=options.max_seconds, threads=options.threads)
+    settings = Bench(min_seconds=2, max_seconds=options.max_seconds)
     for tokens in options.tokens:
         row = _row(splits.test, tokens)
-        things = [
+        files = [
             Thing(name, "onnxruntime", {"model": file}, {"model": row}, control=name == WITHOUT_US)
             for name, file in made.items()
         ]
+        things = with_threads(files, sorted(options.threads, reverse=True))  # the first that is marked is the control
         measurements, comparisons = bench.measure(things, settings, options.work / f"samples-{tokens}")
         told["timed"][str(tokens)] = {"measurements": measurements, "comparisons": comparisons}
         for one in comparisons:
@@ -89,13 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table(told: dict[str, Any]) -> str:
     """Return the result as a Markdown table."""
     lengths = list(told["timed"])
-    rows = ["| file | MB | Spearman | " + " | ".join(f"{n} tokens | times as fast" for n in lengths) + " |"]
-    rows.append("|" + "---|" * (3 + 2 * len(lengths)))
-    for name, of in told["files"].items():
-        cells = [name, f"{of['bytes'] / 1e6:.1f}", f"{100 * of['spearman']:.2f}"]
+    rows = ["| file | threads | MB | Spearman | " + " | ".join(f"{n} tokens | times as fast" for n in lengths) + " |"]
+    rows.append("|" + "---|" * (4 + 2 * len(lengths)))
+    for thing in [m["artifact"] for m in told["timed"][lengths[0]]["measurements"]]:
+        name, _, threads = thing.removesuffix(")").rpartition(" (")
+        of = told["files"][name]
+        cells = [name, threads.split()[0], f"{of['bytes'] / 1e6:.1f}", f"{100 * of['spearman']:.2f}"]
         for n in lengths:
-            median = next(m["warm"]["median_s"] for m in told["timed"][n]["measurements"] if m["artifact"] == name)
-            found = next((c for c in told["timed"][n]["comparisons"] if c["candidate"] == name), None)
+            median = next(m["warm"]["median_s"] for m in told["timed"][n]["measurements"] if m["artifact"] == thing)
+            found = next((c for c in told["timed"][n]["comparisons"] if c["candidate"] == thing), None)
             cells += [
                 f"{1e3 * median:.2f} ms",
                 f"{found['ratio']:.2f} ({found['low']:.2f}-{found['high']:.2f})" if found else "1",

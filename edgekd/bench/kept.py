@@ -182,7 +182,7 @@ class Kept:
         if thing.label not in self._inputs:
             self._inputs[thing.label] = _hash_of_inputs(thing)
         target = load_target(thing.target_file).fingerprint if thing.target_file else None
-        return [thing.label, thing.backend, known.digest, thing.control, target, self._inputs[thing.label]]
+        return [thing.label, thing.backend, known.digest, thing.control, target, self._inputs[thing.label], thing.threads]
 
     def _key(self, address: str, cell: Cell, settings: Bench) -> str:
         threads = threads_for(settings, self.devices[address]["host"])

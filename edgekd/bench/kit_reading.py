@@ -107,7 +107,7 @@ def _made(
     try:
         measurements, comparisons = outcome(cell, told, there, settings, folder, one_control=True)
         for one, counted in zip(measurements, costs, strict=True):
-            if counted and rates:
+            if counted and rates and one["threads"] == there.threads:  # the rates are of that number
                 whole = Cost(**{**counted, "nodes": tuple(NodeCost(**node) for node in counted["nodes"])})
                 one["roofline"] = roofline.roofline(whole, rates, one["warm"]["median_s"], there.threads)
         json.dumps([measurements, comparisons], allow_nan=False)  # numbers that make no sense together
@@ -118,7 +118,7 @@ def _made(
 
 def _known(told: Mapping[str, Any]) -> Known:
     facts = None if told["facts"] is None else GraphFacts(**{**told["facts"], "inputs": tuple(told["facts"]["inputs"])})
-    thing = Thing(told["label"], told["backend"], {}, target=told["target"], control=told["control"])
+    thing = Thing(told["label"], told["backend"], {}, target=told["target"], control=told["control"], threads=told.get("threads"))
     return Known(thing, facts, {}, told["digest"], told["size"], told["scenario"])
 
 

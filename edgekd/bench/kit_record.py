@@ -86,6 +86,7 @@ class PlannedThing(Told):
     backend: Name
     target: Name | None
     control: bool
+    threads: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     digest: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
     size: Bytes
     scenario: Literal["single-stream", "chain", "generation"]

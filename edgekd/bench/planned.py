@@ -131,6 +131,11 @@ def input_shapes(known: Known, graph: str, batch: int) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in inputs.items()}
 
 
-def threads_for(settings: Bench, host: Mapping[str, Any]) -> int:
-    """Return how many threads the runtime gets on a device. BadInput for many times the cores: they would wait for each other."""
+def threads_for(settings: Bench, host: Mapping[str, Any], things: Sequence[Thing] = ()) -> int:
+    """Return how many threads the runtime gets on a device, for things that ask for no number of their own.
+
+    BadInput for many times the cores: they would wait for each other.
+    """
+    for thing in things:
+        threads_on(host, thing.threads)
     return threads_on(host, settings.threads)

@@ -89,18 +89,20 @@ def measure_paths(
     compare: bool = True,
     command: str = "",
     records: Sequence[str | Path] = (),
+    threads: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Time artifact folders, whole run folders and bare files side by side, on each device in turn; all are compared with one control.
 
     settings: such as "bench.min_seconds=3". Samples and bench.json land in `folder`, in the place of an earlier call's. The same
     file given twice is timed twice: then the answer should be that no difference is seen. targets: of run folders, only these.
-    records: what kits wrote on devices, taken in beside what is measured now.
+    records: what kits wrote on devices, taken in beside what is measured now. threads: each thing is timed with each number of them.
     Raises BadInput, Missing and process.WorkerDied.
     """
     chosen = tuple(dict.fromkeys(devices)) or (("local",) if paths else ())
     for address in chosen:
         open_device(address)
-    asked = suite.Suite(suite.things_of(paths, targets), chosen, (settings_of(settings),), compare)
+    things = with_threads(suite.things_of(paths, targets), threads)
+    asked = suite.Suite(things, chosen, (settings_of(settings),), compare)
     brought = []
     if records:
         from . import kits
@@ -112,11 +114,33 @@ def measure_paths(
     return told
 
 
-def write_kit(paths: Sequence[Path], file: Path, settings: Sequence[str] = (), targets: Sequence[str] = ()) -> dict[str, Any]:
-    """Write one file that times things on a device (see kits.py); return {"kit", "things", "needs"}."""
+def with_threads(things: Sequence[Thing], threads: Sequence[int]) -> tuple[Thing, ...]:
+    """Return each thing once for each number of threads, named after it; things as they are where no number is given.
+
+    Raises BadInput for a number below 1, or one given twice.
+    """
+    for count in threads:
+        if count < 1 or threads.count(count) > 1:
+            raise BadInput(f"--threads {count}: {'at least 1' if count < 1 else 'given twice'}")
+    if not threads:
+        return tuple(things)
+    return tuple(
+        replace(thing, label=f"{thing.label} ({count} thread{'s' if count > 1 else ''})", threads=count)
+        for thing in things
+        for count in threads
+    )
+
+
+def write_kit(
+    paths: Sequence[Path], file: Path, settings: Sequence[str] = (), targets: Sequence[str] = (), threads: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Write one file that times things on a device (see kits.py); return {"kit", "things", "needs"}.
+
+    threads: each thing is timed with each number of them.
+    """
     from . import kits
 
-    return kits.write(know(suite.things_of(paths, targets)), settings_of(settings), file)
+    return kits.write(know(with_threads(suite.things_of(paths, targets), threads)), settings_of(settings), file)
 
 
 def measure_suite(file: Path, folder: Path, fresh: bool = False, command: str = "") -> dict[str, Any]:

@@ -163,14 +163,15 @@ def ratio(
     how much another two processes would differ (`between`, added in squares; 0 where both ran in one process). Below
     FEWEST_PAIRS the interval is (0, inf): nothing is known. launches: (blocks,), the number of the process each pair ran in; from
     FEWEST_LAUNCHES different ones on, what they differ by is seen, not assumed: the estimate and its interval are over launches
-    (`_over_launches`). Block medians (blocks, 1) give the same as the calls they are of, in 0.1 ms.
+    (`_over_launches`), those with an even number (the control was first) counting as much as those with an odd one. Block medians (blocks, 1) give the same as the calls they are of, in 0.1 ms.
     Raises ValueError where the numbers of blocks differ, or there are none.
     """
     if len(control) != len(candidate) or len(control) == 0:
         raise ValueError(f"blocks pair up: {len(control)} of the control, {len(candidate)} of the candidate")
     logs = np.log(np.median(control, axis=1)) - np.log(np.median(candidate, axis=1))
     if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
-        return _exponents(_over_launches(logs, launches, BETWEEN))
+        numbers, medians = _of_each_launch(logs, launches)
+        return _exponents(_over_launches(*_in_either_order(numbers, medians), BETWEEN))
     value, low, high = _by_ranks(logs)
     more = _Z * between
     low, high = value - math.hypot(value - low, more), value + math.hypot(high - value, more)
@@ -185,7 +186,7 @@ def block_interval(samples: np.ndarray, launches: Sequence[int] | None = None) -
     """
     logs = np.log(np.median(samples, axis=1))
     if launches is not None and len(set(launches)) >= FEWEST_LAUNCHES:
-        return _exponents(_over_launches(logs, launches, BETWEEN / math.sqrt(2)))
+        return _exponents(_over_launches(_of_each_launch(logs, launches)[1], 1, BETWEEN / math.sqrt(2)))
     value, low, high = _by_ranks(logs)
     more = 0.0 if launches is None else _Z * ALONE / math.sqrt(2)
     return _exponents((value, value - math.hypot(value - low, more), value + math.hypot(high - value, more)))
@@ -261,22 +262,43 @@ def _exponents(logs: tuple[float, float, float]) -> Interval:
     return Interval(math.exp(value), math.exp(low) if low > -math.inf else 0.0, math.exp(high) if high < math.inf else math.inf)
 
 
-def _over_launches(values: np.ndarray, launches: Sequence[int], between: float) -> tuple[float, float, float]:
+def _of_each_launch(values: np.ndarray, launches: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the launches, and the median of each one's values."""
+    numbers, at = np.unique(np.asarray(launches)), np.asarray(launches)
+    return numbers, np.array([np.median(values[at == number]) for number in numbers])
+
+
+def _in_either_order(numbers: np.ndarray, medians: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return launches' values without what the order of starting does to them, and how many parameters that and a mean take.
+
+    What is started first is slower, or faster, in all launches of that order: without this, of five launches three would have it
+    in favour of the candidate. Both orders need two launches; half the difference of their middles is what the order does.
+    """
+    odd = numbers % 2 == 1
+    if min(odd.sum(), (~odd).sum()) < 2:
+        return medians, 1
+    middle = np.median if len(medians) >= TRIMMED else np.mean  # one disturbed launch among many does not decide
+    half = (middle(medians[~odd]) - middle(medians[odd])) / 2
+    return medians - np.where(odd, -half, half), 2
+
+
+def _over_launches(medians: np.ndarray, spent: int, between: float) -> tuple[float, float, float]:
     """Return the mean over launches of the median of each one's values, and its interval by Student's t.
+
+    spent: parameters that were estimated from the medians, the mean among them.
 
     The variance is the one seen between launches; where they happen to agree, the one with `between` as PRIOR more launches. From
     TRIMMED launches on a fifth is left out at either end, that one disturbed launch does not decide (Yuen, Biometrika 61, 1974).
     """
-    numbers = np.asarray(launches)
-    medians = np.sort([np.median(values[numbers == number]) for number in dict.fromkeys(launches)])
+    medians = np.sort(medians)
     n = len(medians)
     out = n // 5 if n >= TRIMMED else 0
     left = medians[out : n - out]
-    value, freedom = float(left.mean()), len(left) - 1
+    value, freedom = float(left.mean()), len(left) - spent
     clipped = np.clip(medians, left[0], left[-1])
     squares = float(((clipped - clipped.mean()) ** 2).sum())
-    usual = freedom / (n - 1) * between**2  # clipping makes it that much smaller, roughly
-    variance = max(squares / (n - 1), (squares + PRIOR * usual) / (n - 1 + PRIOR))
+    usual = freedom / (n - spent) * between**2  # clipping makes it that much smaller, roughly
+    variance = max(squares / (n - spent), (squares + PRIOR * usual) / (n - spent + PRIOR))
     half = t_quantile(freedom) * math.sqrt(variance / n) * n / len(left)
     return value, value - half, value + half
 

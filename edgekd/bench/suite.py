@@ -123,7 +123,7 @@ def _time(
     """Time cells on a device, or take those that are kept; the failures of things are added to `failed`."""
     address = device.address
     try:
-        threads = threads_for(settings, kept.devices[address]["host"])
+        threads_for(settings, kept.devices[address]["host"], [one.thing for cell in planned for one in cell.known])
     except BadInput as error:
         failed.append(error)
         kept.skip(None, address, None, str(error))
@@ -143,8 +143,8 @@ def _time(
                 failed.append(error)
                 able = _without(able, error, address, kept)
                 continue
-            if any(one["roofline"] for one in made[0]):
-                kept.devices[address]["rates"] = rates(threads)
+            if held := next((one for one in made[0] if one["roofline"]), None):
+                kept.devices[address]["rates"] = rates(held["threads"])
             kept.add(address, able, settings, made)
             break
 

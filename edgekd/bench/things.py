@@ -26,6 +26,7 @@ class Thing:
     target: name of the target, for which things are compared. target_file: what `load_target` reads it from, for the backend;
     None for the backend's own defaults.
     control: the one the others of its target are compared with; where none is marked, the first without quantized nodes.
+    threads: of the runtime for this thing alone; None: as many as the settings say.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Thing:
     target: str | None = None
     control: bool = False
     target_file: str | None = None
+    threads: int | None = None
 
     @property
     def file(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ def measure(
 
 def _check(planned: Sequence[Cell], device: Device, settings: Bench, asked: bool) -> None:
     """Raise BadInput for things and scenarios that are not for a device. asked: it was chosen, so it has to take every thing."""
-    threads_for(settings, device.describe())
+    threads_for(settings, device.describe(), [one.thing for cell in planned for one in cell.known])
     wrong = {}
     for cell in planned:
         for one in cell.known if asked else ():
@@ -115,18 +115,21 @@ def run_cell(
         told = device.run(job_of(cell, settings, threads, scratch, seed), tell)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    found = (rates or device.rates)(threads) if settings.roofline and _counted(cell) else None
+    counts = {one.thing.threads or threads for one in cell.known} if settings.roofline and _counted(cell) else ()
+    found = {count: (rates or device.rates)(count) for count in sorted(counts)}
     return outcome(cell, told, Where(device.address, host, threads, found), settings, folder, one_control)
 
 
 @dataclass(frozen=True)
 class Where:
-    """A device, as far as a measurement says: address, bench.environment.describe() of it, threads used, its rates (or None)."""
+    """A device, as far as a measurement says: address, bench.environment.describe() of it, threads of a thing that asks for no number
+    of its own, and the device's rates by number of threads, as far as they are known.
+    """
 
     address: str
     host: Mapping[str, Any]
     threads: int
-    rates: dict[str, Any] | None = None
+    rates: Mapping[int, dict[str, Any] | None] = field(default_factory=dict)
 
 
 def outcome(
@@ -144,7 +147,7 @@ def outcome(
         begins = np.array([block["at"] for block in one["blocks"]], dtype=np.float64) / 1e9
         np.savez_compressed(folder / f"{name}-times.npz", **_times(one["blocks"]))  # type: ignore[arg-type]
         described = {"artifact": known.thing.label, "device": where.address, "scenario": cell.scenario, "batch": cell.batch}
-        described |= {"threads": where.threads, "streams": cell.streams, "samples": f"{name}.npy", "times": f"{name}-times.npz"}
+        described |= {"threads": known.thing.threads or where.threads, "streams": cell.streams, "samples": f"{name}.npy", "times": f"{name}-times.npz"}
         surrounding = {**told["around"], "artifact_sha256": known.digest, "artifact_bytes": known.size}
         found = measured(
             one,
@@ -156,7 +159,7 @@ def outcome(
             settings.prompt_tokens,
             cell.streams,
         )
-        found["roofline"] = _roofline(known, cell, found["warm"]["median_s"], where) if where.rates else None
+        found["roofline"] = _roofline(known, cell, found["warm"]["median_s"], where)
         measurements.append({**described, **found})
     if cell.scenario == "sustained":
         return measurements, []
@@ -189,6 +192,7 @@ def job_of(cell: Cell, settings: Bench, threads: int, scratch: Path, seed: int =
                 "inputs": inputs,
                 "interfaces": known.interfaces,
                 "scenario": known.scenario,
+                "threads": thing.threads and max(1, thing.threads // (cell.streams or 1)),
             }
         )
     return {
@@ -214,14 +218,16 @@ def _counted(cell: Cell) -> bool:
 
 def _roofline(known: Known, cell: Cell, median: float, where: Where) -> dict[str, Any] | None:
     """Say how near one thing came to what the device can do."""
-    if not _counted(cell) or known.facts is None or where.rates is None:
+    threads = known.thing.threads or where.threads
+    rates = where.rates.get(threads)
+    if not _counted(cell) or known.facts is None or rates is None:
         return None
     from . import roofline
     from .cost import cost
 
     ((graph, file),) = known.thing.files.items()
     shapes = input_shapes(known, graph, cell.batch)
-    return roofline.roofline(cost(file, shapes), where.rates, median, where.threads)
+    return roofline.roofline(cost(file, shapes), rates, median, threads)
 
 
 def _samples(blocks: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -79,9 +79,10 @@ class Browser:
         """Time a job's things, in pages. Raises WorkerDied; Missing when a browser that somebody opened is closed."""
         workers: list[PageWorker] = []
         groups: dict[str, int] = {}
+        threads = {thing["label"]: schedule.threads_of(thing, job) for thing in job["things"]}
 
         def open_worker(label: str) -> PageWorker:
-            workers.append(self._source.page(label, job["threads"]))
+            workers.append(self._source.page(label, threads[label]))
             workers[-1].groups = groups
             return workers[-1]
 

@@ -57,7 +57,7 @@ class Bench(Strict):
         description="goes on until the 95 % intervals of all ratios (alone: of the median) are no wider; null: not asked",
     )
     launches: int = Field(
-        5, ge=1, description="processes for each artifact, one after the other; more until the intervals are narrow"
+        6, ge=1, description="processes for each artifact, one after the other; more until the intervals are narrow"
     )
     max_seconds: float = Field(30.0, gt=0, description="hard limit for each artifact, starting and loading included")
     batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1, description="of the timed calls")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,6 +39,7 @@ BRIEF = [
 STUB = """
 import os, sys, time
 def load(file, target=None, threads=None, exact=False):
+    with open(os.environ["STUB_LOG"] + ".loads", "a") as log: log.write(file.stem[0])
     word = file.read_text()
     print("the runtime says hello")
     class Session:
@@ -145,7 +147,8 @@ def test_everything_is_started_afresh_and_the_starts_are_kept_apart(stub, tmp_pa
     settings = QUICK.model_copy(update={"launches": 3, "max_seconds": 60.0})
     (a, b), (told,) = bench.measure([stub("a", "2", control=True), stub("b", "2")], settings, tmp_path / "out")
     log = (tmp_path / "log").read_text()
-    # a start: first call and warm-up of a, then of b; then blocks in alternation, which b begins in the second launch
+    assert (tmp_path / "log.loads").read_text() == "abbaab", "what is loaded first differs from launch to launch"
+    # a start: first call and warm-up of a, then of b; then blocks in alternation; in the second launch b is first in all
     first = [name for name, calls in itertools.groupby(log) if len(list(calls)) >= 4]
     assert len(a["blocks"]["launches"]) == 3
     assert a["blocks"]["launches"] == b["blocks"]["launches"]
@@ -161,7 +164,7 @@ def test_everything_is_started_afresh_and_the_starts_are_kept_apart(stub, tmp_pa
     gaps = np.diff(times)
     edge = a["blocks"]["launches"][0] - 1
     assert gaps[edge] > 3 * np.median(gaps), "between two launches lie a start, a load and a warm-up"
-    # b begins the rounds of the second launch: there b's warm-up and its first block are one, and a's last block and its next warm-up
+    # the second launch begins with b's warm-up, right after its last block; so does the third with a's
     assert len(list(itertools.groupby(log))) == 3 * 2 + 2 * sum(a["blocks"]["launches"]) - 2
 
 
@@ -392,6 +395,29 @@ def test_many_more_threads_than_cores_are_refused(tmp_path: Path, monkeypatch: p
     thing = bench.thing_from(identity(tmp_path / "m.onnx"))
     with pytest.raises(BadInput, match=r"bench\.threads: 9 threads on 2 usable cores; give at most 8"):
         bench.measure([thing], Bench(threads=9), tmp_path / "out")
+
+
+def test_a_thing_has_its_own_number_of_threads(stub, tmp_path: Path):
+    thing = stub("a", "1")
+    things = [*stage.with_threads([thing], (1, 2)), replace(thing, label="plain")]
+    assert [(one.label, one.threads) for one in things] == [("a (1 thread)", 1), ("a (2 threads)", 2), ("plain", None)]
+    settings = QUICK.model_copy(update={"threads": 3})
+    measurements, comparisons = bench.measure(things, settings, tmp_path / "out")
+    assert [m["threads"] for m in measurements] == [1, 2, 3]
+    assert [m["providers"]["StubProvider"] for m in measurements] == [1, 2, 3]  # what the runtime was told
+    assert [c["candidate"] for c in comparisons] == ["a (2 threads)", "plain"]
+
+
+def test_several_streams_split_a_things_own_threads(stub, tmp_path: Path):
+    settings = QUICK.model_copy(update={"streams": (2,), "latency": False})
+    (one,), _ = bench.measure(stage.with_threads([stub("a", "1")], (4,)), settings, tmp_path / "out")
+    assert (one["threads"], one["providers"]["StubProvider"]) == (4, 2)
+
+
+@pytest.mark.parametrize(("threads", "said"), [((0,), "at least 1"), ((2, 2), "given twice"), ((1, 900), "900 threads on")])
+def test_numbers_of_threads_that_make_no_sense(stub, tmp_path: Path, threads: tuple[int, ...], said: str):
+    with pytest.raises(BadInput, match=said):
+        bench.measure(stage.with_threads([stub("a", "1")], threads), QUICK, tmp_path / "out")
 
 
 def test_samples_of_an_earlier_call_go_and_other_files_stay(tmp_path: Path):

@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 from edgekd.backends import onnxruntime as full
-from edgekd.bench import cost, kit_reading, kits, suite, threads
+from edgekd.bench import cost, kit_reading, kits, stage, suite, threads
 from edgekd.bench.things import Thing, thing_from
 from edgekd.bench.timing import Known, know
 from edgekd.devices import kit_backends, kit_main, packing
@@ -26,6 +26,8 @@ from edgekd.errors import BadInput
 from edgekd.recipe import Bench
 
 QUICK = Bench(min_seconds=0.1, min_count=20, interval=0.9, max_seconds=5, launches=1, threads=1, streams=(2,), roofline=False)
+
+BRIEF = ["bench.min_seconds=0.1", "bench.min_count=20", "bench.interval=null", "bench.launches=1", "bench.roofline=false"]
 
 
 def start(kit: Path, folder: Path, *arguments: str, python: str = sys.executable, **around: str) -> subprocess.Popen:
@@ -214,6 +216,18 @@ def test_into_one_report(carried, tmp_path):
     assert {one["device"] for one in told["skipped"]} == set(told["devices"])
     assert len({one["samples"] for one in told["measurements"]}) == 8
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["devices"] == told["devices"]
+
+
+def test_each_number_of_threads_in_one_kit(tmp_path):
+    """A thing that is timed with one and with two threads there has both numbers in the report here."""
+    from devices.conftest import write_product
+
+    kit = tmp_path / "clock.pyz"
+    stage.write_kit([write_product(tmp_path / "small.onnx")], kit, BRIEF, threads=(1, 2))
+    code, _, errors = finished(start(kit, tmp_path, "-o", "made.json"))
+    assert code == 0, errors
+    told = suite.run(suite.Suite((), ()), tmp_path / "out", brought=[kits.read(tmp_path / "made.json")])
+    assert [(m["artifact"], m["threads"]) for m in told["measurements"]] == [("small (1 thread)", 1), ("small (2 threads)", 2)]
 
 
 def resealed(file: Path, change) -> str:
