@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="a finished run of models/minilm")
     parser.add_argument("--target", default="onnxruntime-cpu")
     parser.add_argument("--tokens", type=int, nargs="+", default=[16, 32], help="lengths of the timed sentence")
-    parser.add_argument("--threads", type=int, nargs="+", default=[host.usable_cores()], help="each file with each number of them")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[host.usable_cores()], help="each file with each number of them"
+    )
     parser.add_argument("--max-seconds", type=float, default=60.0, help="of each file and length")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/minilm-teacher"), help="where the teacher's ONNX files are kept"

@@ -118,7 +118,9 @@ def _made(
 
 def _known(told: Mapping[str, Any]) -> Known:
     facts = None if told["facts"] is None else GraphFacts(**{**told["facts"], "inputs": tuple(told["facts"]["inputs"])})
-    thing = Thing(told["label"], told["backend"], {}, target=told["target"], control=told["control"], threads=told.get("threads"))
+    thing = Thing(
+        told["label"], told["backend"], {}, target=told["target"], control=told["control"], threads=told.get("threads")
+    )
     return Known(thing, facts, {}, told["digest"], told["size"], told["scenario"])
 
 

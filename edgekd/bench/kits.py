@@ -90,7 +90,13 @@ def write(known: Sequence[Known], settings: Bench, file: Path) -> dict[str, Any]
 def _described(one: Known) -> dict[str, Any]:
     """Return what the record has to say of a thing, so that the file itself need not be here when it comes back."""
     thing = one.thing
-    told = {"label": thing.label, "backend": thing.backend, "target": thing.target, "control": thing.control, "threads": thing.threads}
+    told = {
+        "label": thing.label,
+        "backend": thing.backend,
+        "target": thing.target,
+        "control": thing.control,
+        "threads": thing.threads,
+    }
     facts = None if one.facts is None else dataclasses.asdict(one.facts)
     return {**told, "digest": one.digest, "size": one.size, "scenario": one.scenario, "facts": facts}
 

@@ -107,7 +107,9 @@ def run(job: Mapping[str, Any], open_worker: Callable[[str], Any], tell: Tell = 
             }
             for one in timed
         ],
-        "around": environment.around(before, after, max(threads_of(thing, job) for thing in job["things"]) * (job.get("streams") or 1)),
+        "around": environment.around(
+            before, after, max(threads_of(thing, job) for thing in job["things"]) * (job.get("streams") or 1)
+        ),
         "energy": {"source": meter.source if meter else None, "idle_watts": idle, "why": no_meter},
         "watched": watched,
     }

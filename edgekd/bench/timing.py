@@ -147,7 +147,12 @@ def outcome(
         begins = np.array([block["at"] for block in one["blocks"]], dtype=np.float64) / 1e9
         np.savez_compressed(folder / f"{name}-times.npz", **_times(one["blocks"]))  # type: ignore[arg-type]
         described = {"artifact": known.thing.label, "device": where.address, "scenario": cell.scenario, "batch": cell.batch}
-        described |= {"threads": known.thing.threads or where.threads, "streams": cell.streams, "samples": f"{name}.npy", "times": f"{name}-times.npz"}
+        described |= {
+            "threads": known.thing.threads or where.threads,
+            "streams": cell.streams,
+            "samples": f"{name}.npy",
+            "times": f"{name}-times.npz",
+        }
         surrounding = {**told["around"], "artifact_sha256": known.digest, "artifact_bytes": known.size}
         found = measured(
             one,
