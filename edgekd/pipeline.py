@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from . import run_folder, stages
+from . import memory, run_folder, stages
 from .distributed import is_main_process
 from .errors import BadInput
 from .manifest import Record
@@ -57,7 +57,8 @@ def distill(plan: Plan, materials: Materials, make: Make) -> None:
     }
     student_is_there = any(plan.cached(step) for step in plan.steps if step.folder == "student")
     if not student_is_there:
-        stages.check(plan, materials)
+        with memory.guarded("the check before training", memory.ways_out("check", plan.recipe)):
+            stages.check(plan, materials)
         materials.shown.update(target.name for target in plan.targets)
     for step in plan.steps:
         if step.name in fillers and not (step.name == "teacher-cache" and student_is_there and not plan.cached(step)):
@@ -155,6 +156,7 @@ def _make(plan: Plan, record: Record, verb: str, may_make: bool, step: Step, fil
                 f"{plan.out / step.folder} {state}: run `edgekd {verb}` first (or `edgekd compress` for the whole way)"
             )
         say(f"{step.name:<28} ...", passing=True)
-        stage = run_folder.make(plan.out, step.name, step.folder, step.fingerprint, fill)
+        with memory.guarded(step.name, memory.ways_out(step.name, plan.recipe)):
+            stage = run_folder.make(plan.out, step.name, step.folder, step.fingerprint, fill)
     say(f"[dim]{step.name:<28} cached[/]" if stage.cached else f"{step.name:<28} {stage.seconds:.1f} s")
     record.add(stage)

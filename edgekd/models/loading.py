@@ -11,6 +11,7 @@ from ..names import nearest
 from ..preprocess import Preprocessed, size_of
 from ..recipe import Model, Preprocess
 from . import adapters, finished, python_file, timm_model, transformers_model
+from .footprint import in_memory
 from .loaded import LoadedModel, Made
 from .weights import load_weights
 
@@ -37,12 +38,12 @@ def load(
     preprocess = preprocess_of(config, shared, role)
     if kind == "folder":
         return finished.load(config, rest, preprocess, role=role, num_classes=num_classes, image_shape=image_shape)
-    with torch.random.fork_rng(devices=[]):
+    with in_memory(config, role), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = _make(config, kind, rest, role, num_classes, image_shape, size_of(preprocess), need_weights)
-    if config.weights is not None:
-        load_weights(made.net, config.weights, role)
-        made = replace(made, trained=True)
+        if config.weights is not None:
+            load_weights(made.net, config.weights, role)
+            made = replace(made, trained=True)
     if need_weights:
         check_trained(made, config, role)
     if config.adapter is not None:

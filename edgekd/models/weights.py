@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import BadInput, first_line
+from ..memory import available, ran_out
 
 _WRAPPED_IN = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -47,6 +48,8 @@ def load_weights(net: nn.Module, file: Path, who: str) -> None:
         if not broken:
             net.load_state_dict(fitting, strict=False)
     except (RuntimeError, NotImplementedError, TypeError) as error:  # tensors of a kind that cannot be copied: sparse, float4
+        if ran_out(error):
+            raise
         raise BadInput(f"{who}: {file} holds tensors that cannot be used as weights ({_first(error)}); save it again") from None
     if broken:
         raise BadInput(f"{who}: {file} holds NaN or infinite weights: {_listed('in', broken)}; its training went wrong")
@@ -65,12 +68,16 @@ def _safetensors(file: Path) -> State:
     try:
         return load_file(file)
     except Exception as error:  # its own error, and whatever Python makes of a damaged header
-        raise BadInput(f"{file}: damaged or not safetensors ({_first(error)}); fetch or save it again") from None
+        if _too_large(error, file):
+            raise
+        reason = _first(error)
+    raise BadInput(f"{file}: damaged or not safetensors ({reason}); fetch or save it again")
 
 
 def _torch_file(file: Path) -> State:
     if _is_torchscript(file):
         raise BadInput(f"{file}: a TorchScript program, not weights; save its state_dict() as safetensors and give that")
+    damage: str | None = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle protocol that it does not expect
@@ -87,7 +94,11 @@ def _torch_file(file: Path) -> State:
             "yourself and save its weights: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from None
     except Exception as error:  # damaged bytes bring out anything: AssertionError, UnicodeDecodeError, struct.error, ...
-        raise BadInput(f"{file}: damaged, or not saved with torch.save ({_first(error)}); save it again") from None
+        if _too_large(error, file):
+            raise
+        damage = _first(error)
+    if damage is not None:
+        raise BadInput(f"{file}: damaged, or not saved with torch.save ({damage}); save it again")
     for key in _WRAPPED_IN:
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]
@@ -119,6 +130,11 @@ def _renamings(state: State) -> Iterable[State]:
         yield bare
     for prefix in _PREFIXES:
         yield {prefix + name: value for name, value in state.items()}
+
+
+def _too_large(error: Exception, file: Path) -> bool:
+    """Say whether a file could not be read for want of memory; damaged ones ask for memory too, and for more than they are long."""
+    return ran_out(error) is not None and file.stat().st_size > available()
 
 
 def _is_torchscript(file: Path) -> bool:
