@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgekd.data import text_rows
+from edgekd.data.texts import wrong
+from edgekd.errors import BadInput
 from edgekd.recipe import Data
 
 SHORTEST, LONGEST = 20, 400
@@ -29,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    found = dict.fromkeys(" ".join(text.split()) for source in options.sources for text in _texts(source))
+    try:
+        found = dict.fromkeys(" ".join(text.split()) for source in options.sources for text in _texts(source))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     found.pop("", None)
     sentences = list(found)
     random.Random(options.seed).shuffle(sentences)
@@ -41,13 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _texts(source: str) -> Iterator[str]:
     name, _, columns = source.partition(":")
     if Path(name).suffix == ".txt":
-        for line in Path(name).read_text(encoding="utf-8").splitlines():
-            if not line.strip().startswith("="):
+        for line in text_rows.read(Data(source=name), ["text"])["train"]["text"]:
+            if not line.startswith("="):
                 yield from (one for one in _sentences(_untokenized(line)) if SHORTEST < len(one) < LONGEST)
         return
     for column in columns.split(",") if columns else [None]:
         for part in text_rows.read(Data(source=name, text=column), ["text"]).values():
-            yield from (text for text in part["text"] if text)
+            for text in part["text"]:
+                if (reason := wrong(text)) is None:
+                    yield text
+                elif reason != "empty":
+                    raise BadInput(f"{source}: {text!r} is {reason}")
 
 
 def _sentences(line: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
+from rich.markup import escape
 
 from ..errors import BadInput
 from ..progress import say
@@ -15,6 +16,7 @@ from ..recipe import Data
 from ..text import tokenizer as tokenizers
 from . import text_rows
 from .split import Splits, fingerprint_at
+from .texts import wrong
 
 _PIECE = 100_000
 """Characters that are tokenized at once: a long text is taken apart between two lines."""
@@ -55,16 +57,16 @@ def blocks(data: Data, tokenizer: Any) -> Splits[Blocks]:
     if end is None:
         raise BadInput(
             "data: the tokenizer has no end-of-text token (eos_token), which stands between two texts and ends a generation: "
-            "add one to its special_tokens_map.json, or name another tokenizer"
+            "add `eos_token` to its tokenizer_config.json, or name another tokenizer (student.tokenizer)"
         )
     rows = text_rows.read(data, ["text"], whole=True)
     if "train" not in rows:
         raise BadInput(f"data.train: {data.source} has no training split; there: {', '.join(rows)}; name it")
-    front = _front(tokenizer)
-    if data.max_tokens <= len(front) + 1:
-        raise BadInput(f"data.max_tokens: {data.max_tokens}; a block needs {len(front) + 2} tokens at least")
+    begin = front(tokenizer)
+    if data.max_tokens <= len(begin) + 1:
+        raise BadInput(f"data.max_tokens: {data.max_tokens}; a block needs {len(begin) + 2} tokens at least")
     made = {
-        role: _cut(_tokens(tokenizer, texts["text"], end, data.source), front, data.max_tokens, data.source)
+        role: _cut(_tokens(tokenizer, texts["text"], end, data.source), begin, data.max_tokens, data.source)
         for role, texts in rows.items()
     }
     for role, share in (("test", data.test_fraction), ("validation", data.validation_fraction)):
@@ -78,10 +80,15 @@ def blocks(data: Data, tokenizer: Any) -> Splits[Blocks]:
             made["train"], made[role] = made["train"][:-count], made["train"][-count:]
     if data.limit is not None:
         made = {role: found[: data.limit] for role, found in made.items()}
+    if len(made["train"]) < 2:
+        raise BadInput(
+            f"data: {data.source}: {len(made['train'])} block of {data.max_tokens} tokens to learn from; 2 at least are needed: more text, "
+            "a lower data.max_tokens, or a higher data.limit"
+        )
     return Splits(*(_split(role, made[role]) for role in ("train", "validation", "test")))
 
 
-def _front(tokenizer: Any) -> list[int]:
+def front(tokenizer: Any) -> list[int]:
     """Return what the tokenizer puts in front of every text, [] for most: a block begins with it, as the model is used to."""
     bos = tokenizer.bos_token_id
     ids = tokenizers.encode(tokenizer, ["a"], _WHOLE)[0].row(0)
@@ -90,21 +97,23 @@ def _front(tokenizer: Any) -> list[int]:
 
 def _tokens(tokenizer: Any, texts: Sequence[Any], end: int, source: str) -> np.ndarray:
     """Return the ids of all texts, int32, each with `end` behind it. Raises BadInput where there is no text."""
-    parts, empty = [], 0
+    pieces: list[str] = []
+    ends: list[int] = []  # after which pieces a text is over
     for number, text in enumerate(texts, 1):
-        if text is not None and not isinstance(text, str):
-            raise BadInput(
-                f"{source}, row {number}: `text` is {type(text).__name__}, no text; name the column of text with data.text"
-            )
-        if text is None or not text.strip():
-            empty += 1
+        if text is None or (isinstance(text, str) and not text.strip()):
             continue
-        parts += [tokenizers.encode(tokenizer, list(_pieces(text)), _WHOLE, special=False)[0].values, np.array([end], np.int32)]
-    if empty == len(texts):
-        raise BadInput(f"{source}: there is no text in it, {empty} empty row(s) alone; check data.source and data.text")
-    if empty:
-        say(f"[yellow]data: {empty} of {len(texts)} rows of {source} are empty and were left out[/]")
-    return np.concatenate(parts)
+        if reason := wrong(text):
+            raise BadInput(
+                f"{source}, row {number}: `text` is {reason}; name the column of text with data.text, or mend the row"
+            )
+        pieces += _pieces(text)
+        ends.append(len(pieces))
+    if not ends:
+        raise BadInput(f"{source}: there is no text in it, {len(texts)} empty row(s) alone; check data.source and data.text")
+    if empty := len(texts) - len(ends):
+        say(f"[yellow]data: {empty} of {len(texts)} rows of {escape(source)} are empty and were left out[/]")
+    ids, _ = tokenizers.encode(tokenizer, pieces, _WHOLE, special=False)
+    return np.insert(ids.values, ids.ends[ends], end)
 
 
 def _pieces(text: str) -> Iterator[str]:

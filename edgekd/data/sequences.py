@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
+from rich.markup import escape
 
 from ..errors import BadInput
 from ..progress import say
@@ -101,11 +102,13 @@ def sequences(data: Data, tokenizer: Any, seed: int) -> Splits[SequenceSplit]:
             if count >= left:
                 raise BadInput(f"data.source {data.source}: {whole} training pairs are too few to cut {role} from")
             aside, kept = cut(np.zeros(left, np.int64), count, by)
-            rows[role], rows["train"] = (_rows(rows["train"], part) for part in (aside, kept))
+            rows[role], rows["train"] = _put_aside(rows["train"], aside, kept, data.source, role)
     made = {}
     for role in ("train", "validation", "test"):
         limited = {kind: values[: data.limit] for kind, values in rows[role].items()}
         made[role] = _split(role, limited, data, tokenizer)
+    if len(made["train"]) < 2:
+        raise BadInput(f"data.source {data.source}: {len(made['train'])} pair to learn from; 2 at least are needed")
     return Splits(**made)
 
 
@@ -121,6 +124,18 @@ def start(tokenizer: Any) -> int:
 
 def _checked(found: text_rows.Columns, data: Data, role: str) -> dict[str, list[str]]:
     return {kind: checked(values, f"{data.source} ({role})", getattr(data, kind) or kind) for kind, values in found.items()}
+
+
+def _put_aside(
+    train: dict[str, list[str]], aside: np.ndarray, kept: np.ndarray, source: str, role: str
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the pairs to be judged by, and those to learn from: none that is one of the others again."""
+    pairs = list(zip(train["input"], train["output"], strict=True))
+    judged = {pairs[n] for n in aside.tolist()}
+    other = np.array([n for n in kept.tolist() if pairs[n] not in judged], np.int64)
+    if again := len(kept) - len(other):
+        say(f"data (train): {again} of {len(kept)} pairs of {escape(source)} are in the {role} split too, and were left out")
+    return _rows(train, aside), _rows(train, other)
 
 
 def _rows(columns: dict[str, list[str]], positions: np.ndarray) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ Columns = dict[str, list[Any]]
 
 _TABLES = (".parquet", ".csv", ".jsonl", ".ndjson")
 _SUFFIXES = (*_TABLES, ".txt")
+_LONGEST = 2**31 - 1
+"""Characters that a cell of a csv file may have: the usual 131,072 are a chapter of a book."""
 
 
 def files(data: Data | Pairs) -> list[Path]:
@@ -51,11 +54,17 @@ def read(data: Data | Pairs, kinds: Sequence[str], wanted: Collection[str] = ROL
 def _groups(data: Data | Pairs) -> dict[str, list[Path]] | None:
     """Return split -> files; None for a hub id."""
     path, where = Path(data.source), section(data)
+    if data.source == "digits":
+        raise BadInput(
+            f"{where}.source: digits are pictures, and this task reads text: give a {', '.join(_SUFFIXES)} file, a folder or a hub id"
+        )
     if path.is_dir():
         found = [
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.suffix.lower() in _SUFFIXES
+            and file.is_file()
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
         ]
         if not found:
             raise BadInput(f"{where}.source: no text in {path}: a folder holds {', '.join(_SUFFIXES)} files")
@@ -108,14 +117,32 @@ def _of_file(file: Path, data: Data | Pairs, kinds: Sequence[str], whole: bool =
     if file.suffix.lower() == ".txt":
         if list(kinds) != ["text"]:
             raise BadInput(f"{file}: plain text has no columns; give a parquet, csv or jsonl file with {' and '.join(kinds)}")
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{file}: not a UTF-8 text file ({error.reason} at byte {error.start})") from None
+        text = _text(file)
         return {"text": [text] if whole else [line for line in map(str.strip, text.splitlines()) if line]}
-    rows = rows_of(file)
+    rows = _rows(file)
     named = {kind: column(kind, list(rows[0]), data, str(file)) for kind in kinds}
     return {kind: [row.get(name) for row in rows] for kind, name in named.items()}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not a UTF-8 text file ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a csv or jsonl file, column -> value. Raises BadInput for one that is not whole."""
+    csv.field_size_limit(_LONGEST)
+    if file.suffix.lower() != ".csv":
+        _text(file)  # rows_of() puts other characters where bytes are no UTF-8, which would be learned from
+    rows = rows_of(file)
+    for number, row in enumerate(rows, 1):
+        if None in row:  # what the csv module calls cells beyond the header: a comma in a text, which would be cut there
+            raise BadInput(
+                f"{file}, row {number}: more cells than the header has columns; put texts with commas in them in quotes"
+            )
+    return rows
 
 
 def _of_dataset(dataset: Any, data: Data | Pairs, kinds: Sequence[str], where: str) -> Columns:

@@ -87,10 +87,14 @@ def texts(data: Data, readings: Mapping[str, Reading], judged: Collection[str] =
         raise BadInput(f"data.train: {data.source} has no training split; name it")
     found = checked(rows["train"]["text"], data.source, "text")
     known = frozenset(judged)
-    kept = [text for text in found if text not in known][: data.limit]
+    others = [text for text in found if text not in known]
+    kept, out = others[: data.limit], len(found) - len(others)
     if len(kept) < 2:
-        raise BadInput(f"{data.source}: {len(kept)} texts to learn from, beside those to be judged by; 2 at least are needed")
-    if out := len(found) - sum(text not in known for text in found):
+        raise BadInput(
+            f"{data.source}: {len(kept)} of its {len(found)} texts to learn from ({out} stand in the pairs to be judged by); 2 at least "
+            "are needed"
+        )
+    if out:
         say(f"data (train): {out} of {len(found)} texts stand in the pairs to be judged by, and were left out")
     return _split("train", {"": kept}, data.source, data, readings)
 
@@ -109,16 +113,16 @@ def pairs(data: Data, readings: Mapping[str, Reading]) -> tuple[TextSplit, TextS
     rows = text_rows.read(data.pairs, kinds)
     test = rows.get("test") or rows.get("validation") or rows["train"]
     validation = next((rows[role] for role in ("validation", "train") if role in rows and rows[role] is not test), None)
+    test = _whole(test, data.pairs.source)
     if validation is None:
         aside, kept = cut(np.zeros(len(test["score"]), np.int64), max(1, len(test["score"]) // 4), _SEED)
         validation, test = ({k: [v[i] for i in part.tolist()] for k, v in test.items()} for part in (aside, kept))
+    else:
+        validation = _whole(validation, data.pairs.source)
     made, sentences = [], set[str]()
     for name, part in (("validation", validation), ("test", test)):
-        scores = _scores(part["score"][: data.limit], data.pairs.source)
-        columns = {
-            p: checked(part[k][: data.limit], data.pairs.source, k)
-            for p, k in (("first_", "sentence1"), ("second_", "sentence2"))
-        }
+        scores = _judging(part["score"][: data.limit], f"data.pairs: {data.pairs.source} ({name})")
+        columns = {p: part[k][: data.limit] for p, k in (("first_", "sentence1"), ("second_", "sentence2"))}
         sentences.update(*columns.values())
         made.append(_split(name, columns, data.pairs.source, data, readings, scores))
     return made[0], made[1], sentences
@@ -129,12 +133,13 @@ def checked(found: list[Any], source: str, kind: str) -> list[str]:
     if not found:
         raise BadInput(f"{source}: has no rows")
     for number, text in enumerate(found, 1):
-        if wrong := _wrong(text):
-            raise BadInput(f"{source}, row {number}: `{kind}` is {wrong}; fill it in, or leave the row out")
+        if reason := wrong(text):
+            raise BadInput(f"{source}, row {number}: `{kind}` is {reason}; fill it in, or leave the row out")
     return found
 
 
-def _wrong(text: Any) -> str | None:
+def wrong(text: Any) -> str | None:
+    """Say why a value is no text; None where it is."""
     if text is None or (isinstance(text, str) and not text.strip()):
         return "empty"
     if not isinstance(text, str):
@@ -146,16 +151,30 @@ def _wrong(text: Any) -> str | None:
     return None
 
 
-def _scores(found: list[Any], source: str) -> np.ndarray:
-    try:
-        scores = np.asarray([float(one) for one in found])
-    except (TypeError, ValueError) as error:
+def _whole(part: text_rows.Columns, source: str) -> text_rows.Columns:
+    """Return the columns of a split of pairs, its scores as numbers. Raises BadInput for the first row that lacks something."""
+    scores = []
+    for number, score in enumerate(part["score"], 1):
+        try:
+            scores.append(float(score))
+        except (TypeError, ValueError):
+            scores.append(float("nan"))
+        if not np.isfinite(scores[-1]):
+            raise BadInput(
+                f"data.pairs: {source}, row {number}: {score!r} is no score; name the column with data.pairs.score, or leave the row out"
+            )
+    return {**{kind: checked(part[kind], source, kind) for kind in ("sentence1", "sentence2")}, "score": scores}
+
+
+def _judging(found: list[float], where: str) -> np.ndarray:
+    """Return scores that an order can be read off. Raises BadInput."""
+    if len(found) < 3:
+        raise BadInput(f"{where}: {len(found)} scored pair(s); 3 at least are needed to judge by")
+    if np.ptp(found) == 0:
         raise BadInput(
-            f"data.pairs: {source}: a score that is no number ({error}); name the column with data.pairs.score"
-        ) from None
-    if len(scores) < 3 or not np.isfinite(scores).all() or np.ptp(scores) == 0:
-        raise BadInput(f"data.pairs: {source}: 3 scored pairs at least, with finite scores that differ, are needed to judge by")
-    return scores
+            f"{where}: the scores of all {len(found)} pairs are {found[0]:g}; scores that differ are needed to judge by"
+        )
+    return np.asarray(found)
 
 
 def _split(

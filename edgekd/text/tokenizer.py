@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,26 @@ FILE = "tokenizer.json"
 
 _AT_ONCE = 16_384
 """Texts that are encoded together: what the library tells of each takes kilobytes, until the ids are taken out."""
+_CHARACTERS = 4_000_000
+"""Of texts that are encoded together, for the same reason: it tells some 100 bytes of each token."""
 
 
 def of(config: Model, role: str) -> Any:
     """Return the tokenizer of a model: the one that the recipe names, else the one where the model is. Raises BadInput."""
     if config.tokenizer:
         return load(config.tokenizer, f"{role}.tokenizer")
-    kind, colon, rest = config.model.partition(":")
-    if colon and kind == "hf":
-        return load(rest, f"{role}.model")
     from ..models import finished
+    from ..models.loading import split
 
-    if folder := finished.folder_of(config.model):
-        return load(str(folder), f"{role}.model")
+    kind, rest = split(config.model, role)
+    if kind == "hf":
+        return load(rest, f"{role}.model")
+    if kind == "folder":
+        return load(str(finished.folder_of(config.model)), f"{role}.model")
+    if kind == "timm":
+        raise BadInput(
+            f"{role}.model: {config.model} reads pictures; a model for text is hf:ID-or-folder or py:FILE.py:FUNCTION"
+        )
     raise BadInput(f"{role}: {config.model} brings no tokenizer: add `tokenizer: FOLDER-OR-HUB-ID` to the {role}")
 
 
@@ -69,29 +76,50 @@ def text_of(tokenizer: Any) -> str:
     return str(copied.to_str(pretty=False))
 
 
+@functools.lru_cache(maxsize=8)
 def fingerprint(tokenizer: Any) -> str:
-    """Return a hash of what the tokenizer does."""
+    """Return a hash of what the tokenizer does. Remembered: every checkpoint asks, and a large one takes a second to write out."""
     return hashlib.sha256(text_of(tokenizer).encode()).hexdigest()[:32]
 
 
 def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int, special: bool = True) -> tuple[Ragged, int]:
     """Return each text's token ids, cut to max_tokens, and how many texts were cut.
 
-    special: with the tokens that the tokenizer puts around a text.
+    special: with the tokens that the tokenizer puts around a text. Raises BadInput where those leave no room for it.
     """
     backend = tokenizer.backend_tokenizer
+    around = backend.num_special_tokens_to_add(False) if special else 0
+    if max_tokens <= around:  # the library then cuts nothing
+        raise BadInput(
+            f"data.max_tokens: it leaves {max_tokens} token(s) for a text, and the tokenizer puts {around} of its own around each: raise "
+            f"it by {around + 1 - max_tokens} at least"
+        )
     backend.no_padding()
     backend.enable_truncation(max_tokens)
     rows: list[np.ndarray] = []
     cut = 0
     try:
-        for start in range(0, len(texts), _AT_ONCE):
-            made = backend.encode_batch(list(texts[start : start + _AT_ONCE]), add_special_tokens=special)
+        for some in _together(texts):
+            made = backend.encode_batch(some, add_special_tokens=special)
             rows += [np.asarray(one.ids, np.int32) for one in made]
             cut += sum(bool(one.overflowing) for one in made)
     finally:
         backend.no_truncation()
     return Ragged.of(rows), cut
+
+
+def _together(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the texts in groups of so many, and so long, as are encoded together."""
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        if group and (len(group) == _AT_ONCE or characters + len(text) > _CHARACTERS):
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group
 
 
 def ship(tokenizer: Any, folder: Path) -> Path:

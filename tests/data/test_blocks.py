@@ -40,19 +40,20 @@ def test_rows_are_joined_and_cut(letters: Any, tmp_path: Path) -> None:
 
 
 def test_a_plain_text_file_is_one_text_with_its_line_ends(letters: Any, tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("ab\n\n  cd.\nef\n", encoding="utf-8")
+    (tmp_path / "t.txt").write_text("ab\n\n  cd.\nef\nghij\n", encoding="utf-8")
     made = blocks(Data(source=str(tmp_path / "t.txt"), max_tokens=4), letters)
-    assert np.concatenate([made.train.ids, made.validation.ids, made.test.ids]).reshape(-1).tolist() == ids("ab\n\n  cd.\nef")
+    whole = np.concatenate([made.train.ids, made.validation.ids, made.test.ids]).reshape(-1)
+    assert whole.tolist() == ids("ab\n\n  cd.\nef\nghij")[:16]
 
 
 def test_splits_of_the_source_are_kept_and_limited(letters: Any, tmp_path: Path) -> None:
-    for name, text in (("train", "abcdefgh"), ("validation", "ijkl"), ("test", "mnopqrst")):
+    for name, text in (("train", "abcdefghxyz."), ("validation", "ijkl"), ("test", "mnopqrstuvwx")):
         rows(tmp_path / f"{name}.jsonl", [text])
-    made = blocks(Data(source=str(tmp_path), max_tokens=4, limit=1), letters)
+    made = blocks(Data(source=str(tmp_path), max_tokens=4, limit=2), letters)
     assert [split.ids.tolist() for split in (made.train, made.validation, made.test)] == [
-        [ids("abcd")],
+        [ids("abcd"), ids("efgh")],
         [ids("ijkl")],
-        [ids("mnop")],
+        [ids("mnop"), ids("qrst")],
     ]
 
 
@@ -88,6 +89,14 @@ def test_a_long_text_is_tokenized_in_pieces(letters: Any, tmp_path: Path, monkey
     [
         (["", None, "  "], "text", {}, r"there is no text in it, 3 empty row\(s\) alone"),
         (["ab", 7], "text", {}, r"row 2: `text` is int, no text; name the column of text with data.text"),
+        (["ab", "c\ud83d"], "text", {}, r"row 2: `text` is no text: it has half a character at 1"),
+        (["abcdefghijklm"], "text", {"max_tokens": 4}, r"1 block of 4 tokens to learn from; 2 at least are needed"),
+        (
+            ["abcdefghijklmnopqrst"],
+            "text",
+            {"max_tokens": 4, "limit": 1},
+            r"1 block of 4 tokens to learn from.*a higher data.limit",
+        ),
         (["ab"], "words", {}, r"no column with a usual name for the text; name it with data.text; columns there: words"),
         (["ab"], "words", {"text": "word"}, r"has no column `word` \(did you mean `words`\?\)"),
         (["abcdefghijk"], "text", {"max_tokens": 8}, r"makes 1 block\(s\) of 8 tokens, too few to learn from"),
@@ -108,3 +117,21 @@ def test_a_tokenizer_without_an_end_of_text(tmp_path: Path) -> None:
     ends = tokenizers.load(str(tmp_path / "t"), "student.tokenizer")
     with pytest.raises(BadInput, match=r"no end-of-text token \(eos_token\)"):
         blocks(Data(source=rows(tmp_path / "t.jsonl", ["abcdef"])), ends)
+
+
+def test_the_end_stands_behind_texts_of_no_tokens_too(tmp_path: Path, letters: Any) -> None:
+    from tokenizers import normalizers
+
+    letters.backend_tokenizer.normalizer = normalizers.Replace("#", "")
+    try:
+        made = blocks(Data(source=rows(tmp_path / "t.jsonl", ["#", "ab", "#", "#", "cdefghijk"]), max_tokens=4), letters)
+    finally:
+        letters.backend_tokenizer.normalizer = None
+    whole = np.concatenate([made.train.ids, made.validation.ids, made.test.ids]).reshape(-1)
+    assert whole.tolist() == [0, *ids("ab"), 0, 0, 0, *ids("cdefghijk"), 0]
+
+
+def test_a_path_with_brackets_is_no_markup(letters: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "[bold]").mkdir()
+    blocks(Data(source=rows(tmp_path / "[bold]" / "t.jsonl", ["abcdefghijklmnopqrstuvwxyz", ""]), max_tokens=4), letters)
+    assert "[bold]" in "".join(capsys.readouterr().err.split())

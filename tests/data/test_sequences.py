@@ -97,3 +97,29 @@ def test_a_tokenizer_that_cannot_end_a_text(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}')
     with pytest.raises(BadInput, match="no end-of-text token"):
         sequences(data(translation.data(tmp_path / "data")), translation.load(folder), 0)
+
+
+def test_half_a_character(tmp_path: Path) -> None:
+    source = write(tmp_path / "data", [{"en": "one", "de": "eins"}, {"en": "two\ud83d", "de": "zwei"}])
+    tokens = translation.load(translation.tokenizer(tmp_path / "tokens"))
+    with pytest.raises(BadInput, match=r"row 2: `en` is no text: it has half a character at 3"):
+        sequences(data(source), tokens, 0)
+
+
+def test_a_pair_that_is_there_twice_is_not_learned_and_judged_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: list[dict[str, object]] = [{"en": "one two", "de": str(number % 20)} for number in range(40)]
+    tokens = translation.load(translation.tokenizer(tmp_path / "tokens"))
+    made = sequences(data(write(tmp_path / "data", rows)), tokens, 0)
+    parts = [set(split.references) for split in (made.train, made.validation, made.test)]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert len(made.test) == 8
+    assert "are in the test split too, and were left out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_one_pair_is_too_few_to_learn_from(tmp_path: Path) -> None:
+    source = translation.data(tmp_path / "data")
+    tokens = translation.load(translation.tokenizer(tmp_path / "tokens"))
+    with pytest.raises(BadInput, match="1 pair to learn from; 2 at least"):
+        sequences(data(source, limit=1), tokens, 0)

@@ -98,6 +98,7 @@ def test_which_split_is_which(tmp_path):
 def test_what_is_not_there(tmp_path):
     assert "no file or folder" in told(Data(source=str(tmp_path / "nowhere.csv")), ["text"])
     assert "no text in" in told(Data(source=str(tmp_path)), ["text"])
+    assert "digits are pictures" in told(Data(source="digits"), ["text"])
     (tmp_path / "a.pdf").write_text("x")
     assert "of no kind that text is read from" in told(Data(source=str(tmp_path / "a.pdf")), ["text"])
     (tmp_path / "a.parquet").write_text("x")
@@ -124,3 +125,39 @@ def test_a_dataset_of_the_hub(monkeypatch, tmp_path):
     message = told(Pairs(source="somebody/pairs"), ["score"])
     assert "data.pairs.source: `somebody/pairs`" in message
     assert "cannot reach the hub" in message
+
+
+def test_a_comma_without_quotes_is_told(tmp_path):
+    (tmp_path / "a.csv").write_text("text,n\nthe cat,1\na dog, and a bird,2\n")
+    assert "a.csv, row 2: more cells than the header has columns; put texts with commas" in told(
+        Data(source=str(tmp_path / "a.csv")), ["text"]
+    )
+    (tmp_path / "a.csv").write_text('text,n\n"the cat, small"\n"a dog, and a bird",2\n')
+    assert text_rows.read(Data(source=str(tmp_path / "a.csv")), ["text"])["train"]["text"] == [
+        "the cat, small",
+        "a dog, and a bird",
+    ]
+    (tmp_path / "a.csv").write_text("text\na, b\n")  # in the first row, which names the columns that there are
+    assert "more cells than the header" in told(Data(source=str(tmp_path / "a.csv"), text="words"), ["text"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
+def test_bytes_that_are_no_utf_8_are_told(kind, tmp_path):
+    file = tmp_path / f"a.{kind}"
+    text = {"csv": "text\ndög\n", "jsonl": '{"text": "dög"}\n', "txt": "dög\n"}[kind]
+    file.write_bytes(text.encode("latin-1"))
+    assert "not a UTF-8" in told(Data(source=str(file)), ["text"])
+    file.write_bytes(text.encode())
+    assert text_rows.read(Data(source=str(file)), ["text"]) == {"train": {"text": ["dög"]}}
+
+
+def test_a_chapter_in_one_cell(tmp_path):
+    chapter = "the cat sat. " * 20_000
+    (tmp_path / "a.csv").write_text(f"text\n{chapter}\n")
+    assert text_rows.read(Data(source=str(tmp_path / "a.csv")), ["text"])["train"]["text"] == [chapter]
+
+
+def test_a_folder_called_like_a_file(tmp_path):
+    (tmp_path / "corpus.txt").mkdir()
+    (tmp_path / "corpus.txt" / "a.txt").write_text("one")
+    assert text_rows.read(Data(source=str(tmp_path)), ["text"])["train"]["text"] == ["one"]

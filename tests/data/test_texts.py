@@ -77,7 +77,9 @@ def test_what_is_judged_by_is_not_learned_from(put, reading, monkeypatch):
     made = texts.texts(config, {"student": reading}, {"a bird", "no such text"})
     assert made.take(np.arange(2))["input_ids"][1].tolist() == [2, 5, 15, 11, 3, 0, 0]
     assert said == ["data (train): 1 of 3 texts stand in the pairs to be judged by, and were left out"]
-    assert "1 texts to learn from" in told(texts.texts, config, {"student": reading}, {"a bird", "the old man"})
+    assert "1 of its 3 texts to learn from (2 stand in the pairs to be judged by)" in told(
+        texts.texts, config, {"student": reading}, {"a bird", "the old man"}
+    )
 
 
 def test_pairs_come_with_their_scores(put, reading):
@@ -110,10 +112,17 @@ def test_the_stored_splits_are_taken_where_they_are(reading, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"sentence1": "a", "sentence2": "b", "score": 1}] * 2, "3 scored pairs at least"),
-        ([{"sentence1": "a", "sentence2": "b", "score": 1}] * 9, "scores that differ"),
-        ([{"sentence1": "a", "sentence2": "b", "score": "much"}] * 9, "a score that is no number"),
-        ([{"sentence1": "a", "sentence2": "b", "score": n} for n in (1, 2, float("nan"), 4)], "finite scores"),
+        ([{"sentence1": "a", "sentence2": "b", "score": 1}] * 2, "(validation): 1 scored pair(s); 3 at least"),
+        (
+            [{"sentence1": "a", "sentence2": "b", "score": 1}] * 16,
+            "(validation): the scores of all 4 pairs are 1; scores that differ",
+        ),
+        (
+            [{"sentence1": "a", "sentence2": "b", "score": "much"}] * 9,
+            "row 1: 'much' is no score; name the column with data.pairs.score",
+        ),
+        ([{"sentence1": "a", "sentence2": "b", "score": n} for n in (1, 2, float("nan"), 4)], "row 3: nan is no score"),
+        ([{"sentence1": "a", "sentence2": "b", "score": n} for n in (1, None)], "row 2: None is no score"),
         ([{"sentence1": "a", "sentence2": " ", "score": n} for n in range(16)], "`sentence2` is empty"),
         ([{"sentence1": "a", "sentence2": ["b"], "score": n} for n in range(16)], "`sentence2` is list, no text"),
         ([{"sentence1": "a", "score": n} for n in range(16)], "no column with a usual name for the sentence2"),

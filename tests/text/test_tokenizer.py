@@ -98,3 +98,28 @@ def test_a_tokenizer_in_python_alone_is_refused(made, monkeypatch, tmp_path):
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: Slow())
     with pytest.raises(BadInput, match="written in Python alone"):
         tokenizers.load(str(tmp_path / "words"), "a key that no other test has")
+
+
+def test_what_leaves_no_room_for_a_text_is_told(made):
+    assert tokenizers.encode(made, ["the cat"], 3)[0].row(0).tolist() == [2, 5, 3]
+    assert tokenizers.encode(made, ["the cat"], 1, special=False)[0].row(0).tolist() == [5]
+    for most, more in ((2, 1), (1, 2)):
+        with pytest.raises(BadInput, match=rf"leaves {most} token.*puts 2 of its own around each: raise it by {more} at least"):
+            tokenizers.encode(made, ["the cat"], most)
+
+
+def test_long_texts_are_encoded_a_few_at_a_time(made, monkeypatch):
+    texts = ["the cat", "a dog sees the old bird", "a", "the red dog", "the blue bird"]
+    whole, _ = tokenizers.encode(made, texts, 16)
+    monkeypatch.setattr(tokenizers, "_CHARACTERS", 12)
+    assert list(tokenizers._together(texts)) == [texts[:1], texts[1:2], texts[2:4], texts[4:]]
+    again, _ = tokenizers.encode(made, texts, 16)
+    assert (again.values == whole.values).all()
+    assert (again.ends == whole.ends).all()
+
+
+def test_models_that_read_no_text_are_told(tmp_path):
+    with pytest.raises(BadInput, match=r"student\.model: timm:resnet18 reads pictures"):
+        tokenizers.of(Model(model="timm:resnet18"), "student")
+    with pytest.raises(BadInput, match=r"student\.model: `hff:bert` is neither .*did you mean `hf`"):
+        tokenizers.of(Model(model="hff:bert"), "student")
