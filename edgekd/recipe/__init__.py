@@ -43,6 +43,15 @@ TEXT = ("text-embedding", "causal-lm", "seq2seq-lm")
 """Tasks whose samples are text."""
 LANGUAGE_MODELS = ("causal-lm", "seq2seq-lm")
 """Tasks whose models give a score for every token of a vocabulary, at every place of a text."""
+_READ_BY = {
+    "data.image": ("image-classification",), "data.label": ("image-classification",),
+    "data.text": ("text-embedding", "causal-lm"), "data.pairs": ("text-embedding",),
+    "data.input": ("seq2seq-lm",), "data.output": ("seq2seq-lm",),
+    "teacher.pooling": ("text-embedding",), "student.pooling": ("text-embedding",),
+    "teacher.tokenizer": TEXT, "student.tokenizer": TEXT, "student.teacher_layers": TEXT,
+    "distill.vocabulary": LANGUAGE_MODELS, "distill.targets": ("seq2seq-lm",),
+}  # fmt: skip
+"""Keys that not every task reads -> those that do."""
 
 
 class Recipe(Strict):
@@ -104,7 +113,7 @@ class Recipe(Strict):
             needing = [o.kind for o in self.distill.objectives if o.kind != "task"]
             if needing:
                 raise ValueError(f"objective `{needing[0]}` needs a teacher: add `teacher: {{model: ...}}`")
-        if reason := _unlike_text(self) if self.reads_text else None:
+        if reason := _without_effect(self) or (_unlike_text(self) if self.reads_text else None):
             raise ValueError(reason)
         if self.task in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
             raise ValueError(
@@ -112,6 +121,17 @@ class Recipe(Strict):
                 "text) are too many to keep: set distill.teacher: live"
             )
         return self
+
+
+def _without_effect(recipe: Recipe) -> str | None:
+    """Name a key that is given, and that the task does not read; None where there is none."""
+    for key, tasks in _READ_BY.items():
+        name, part = key.split(".")
+        section = getattr(recipe, name)
+        given = section is not None and getattr(section, part) != type(section).model_fields[part].default
+        if given and recipe.task not in tasks:
+            return f"{key}: a recipe for {recipe.task} does not read it (those for {', '.join(tasks)} do): leave it out"
+    return None
 
 
 def _unlike_text(recipe: Recipe) -> str | None:

@@ -1,4 +1,4 @@
-"""Tasks: what differs between domains, one file each; a new one is a file plus a line here (or an entry point)."""
+"""Tasks: what differs between domains, one file each; a new one is a file plus a line here."""
 
 from __future__ import annotations
 

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 
 from ..data import Splits
-from ..data.blocks import Blocks, blocks
+from ..data.blocks import Blocks, blocks, front
 from ..errors import BadInput
 from ..export.graph import Graph, Runner
 from ..progress import say
 from ..recipe import Model, Recipe
-from ..text import scores
+from ..text import forced
 from ..text import tokenizer as tokenizers
 from . import Evaluation, Metric
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ..models import LoadedModel
 
 GRAPH = "decoder"
-_LOGITS = 2**25
-"""Scores that one call may return: 128 MB."""
 _GOLDEN = (16, 8)
 """Tokens in the cache, and tokens read beside it, of a golden input."""
 
@@ -51,36 +50,27 @@ class CausalLM:
         from ..text import vocabulary
 
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
-        student = self._student(recipe, splits, teacher, need_weights=recipe.student_is_trained)
+        student = _loaded(recipe.student, recipe, splits, "student", teacher, recipe.student_is_trained)
         if teacher is not None:
             theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.rows_of(m.module.net)) for m in (teacher, student))
             agreed = vocabulary.agree(theirs, mine, recipe.teaching.vocabulary)
             if agreed.why:
-                say(agreed.why)
+                say(escape(agreed.why))
             vocabulary.apply(agreed, teacher.module, student.module)
-            _refuse_beyond(splits, agreed.kept)
+            for split in (splits.train, splits.validation, splits.test):
+                vocabulary.refuse_beyond(split.name, split.ids, student.tokenizer, agreed.kept)
         return teacher, student
 
     def model(self, recipe: Recipe, splits: Splits[Blocks], role: str, *, need_weights: bool) -> LoadedModel:
         """Load one model, teacher or student. Raises BadInput."""
-        from .. import models
-
         if role == "student":
             starts = recipe.student.teacher_layers is not None and recipe.student.weights is None
             teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher and starts else None
-            return self._student(recipe, splits, teacher, need_weights=need_weights)
+            return _loaded(recipe.student, recipe, splits, "student", teacher, need_weights)
         config: Model | None = recipe.teacher
         if config is None:
             raise BadInput("the recipe has no teacher: add `teacher: {model: ...}`")
-        return _fitting(models.causal_lm(config, role=role, seed=recipe.seed, need_weights=need_weights), splits)
-
-    def _student(
-        self, recipe: Recipe, splits: Splits[Blocks], teacher: LoadedModel | None, *, need_weights: bool
-    ) -> LoadedModel:
-        from .. import models
-
-        made = models.causal_lm(recipe.student, role="student", seed=recipe.seed, need_weights=need_weights, teacher=teacher)
-        return _fitting(made, splits)
+        return _loaded(config, recipe, splits, role, None, need_weights)
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Pick the tokens; the graph's cache is not in a batch (see `golden`)."""
@@ -110,11 +100,11 @@ class CausalLM:
         while start < len(split):
             batch = split.take(np.arange(start, min(start + rows, len(split))))
             ids = batch["input_ids"]
-            logits = scores.read(run, GRAPH, ids, batch["attention_mask"], np.arange(ids.shape[1] - 1))
-            for name, made in zip(parts, scores.judged(logits, ids[:, 1:]), strict=True):
+            logits = forced.scores_at(run, ids, batch["attention_mask"], np.arange(ids.shape[1] - 1))
+            for name, made in zip(parts, forced.judged(logits, ids[:, 1:]), strict=True):
                 parts[name].append(made)
             start += len(ids)
-            rows = max(1, min(batch_size, _LOGITS // logits[0].size))
+            rows = max(1, min(batch_size, forced.SCORES // logits[0].size))
             if advance is not None:
                 advance(len(ids))
         return self.score({name: np.concatenate(made) for name, made in parts.items()}, split)
@@ -143,7 +133,7 @@ class CausalLM:
         """Return the inputs of a call in the middle of those blocks: the first tokens are in the cache, the next ones are read."""
         batch = split.take(positions)
         ids, mask = (batch[name][:, : sum(_GOLDEN)] for name in ("input_ids", "attention_mask"))
-        return {GRAPH: scores.halfway(run, GRAPH, ids, mask, max(1, ids.shape[1] * _GOLDEN[0] // sum(_GOLDEN)))}
+        return forced.halfway(run, ids, mask, max(1, ids.shape[1] * _GOLDEN[0] // sum(_GOLDEN)))
 
     def preprocessing(self, model: LoadedModel, split: Blocks, folder: Path) -> dict[str, Any]:
         """Write tokenizer.json into `folder`; return what to do with it: how to generate."""
@@ -154,19 +144,25 @@ class CausalLM:
         pad = model.tokenizer.pad_token_id
         return {
             "host": [
-                {"step": "tokenize", "file": file.name},
+                {"step": "tokenize", "file": file.name, "special_tokens": False, "begin": front(model.tokenizer)},
                 {"step": "pad", "to": "the longest of the batch, before the text", "with": end if pad is None else pad},
-                {"step": "generate", "until": end, "at_most": context_of(model.module.net)},
+                {"step": "generate", "end": end, "context": context_of(model.module.net)},
             ],
             "graph": [],
         }
 
 
-def _fitting(made: LoadedModel, splits: Splits[Blocks]) -> LoadedModel:
-    """Raise BadInput where a model does not know all tokens of its tokenizer, or cannot hold a block."""
+def _loaded(
+    config: Model, recipe: Recipe, splits: Splits[Blocks], role: str, teacher: LoadedModel | None, need_weights: bool
+) -> LoadedModel:
+    """Load a model. Raises BadInput, also where it does not know all tokens of its tokenizer, or cannot hold a block."""
+    from .. import models
     from ..models.causal_lm import context_of
+    from ..models.footprint import in_memory
     from ..text import vocabulary
 
+    with in_memory(config, role):
+        made = models.causal_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
     vocabulary.fits(vocabulary.Vocabulary(made.tokenizer, vocabulary.rows_of(made.module.net)), made.role)
     context, length = context_of(made.module.net), splits.train.ids.shape[1]
     if context is not None and length > context:
@@ -175,17 +171,6 @@ def _fitting(made: LoadedModel, splits: Splits[Blocks]) -> LoadedModel:
             f"(max_position_embeddings): set data.max_tokens to {context} or less"
         )
     return made
-
-
-def _refuse_beyond(splits: Splits[Blocks], kept: int | None) -> None:
-    """Raise BadInput where the text has tokens that were cut off."""
-    for split in (splits.train, splits.validation, splits.test):
-        largest = int(split.ids.max())
-        if kept is not None and largest >= kept:
-            raise BadInput(
-                f"distill.vocabulary: cut: the {split.name} text has the token {largest}, which the common part of {kept} tokens "
-                "lacks: give the student the teacher's tokenizer (student.tokenizer)"
-            )
 
 
 TASK = CausalLM()

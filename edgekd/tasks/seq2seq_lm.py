@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 
 from ..data import Split, Splits
 from ..data.sequences import SequenceSplit, padding, sequences, start
@@ -59,10 +60,11 @@ class Seq2SeqLM:
         theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.rows_of(m.module.net)) for m in (teacher, student))
         agreed = vocabulary.agree(theirs, mine, recipe.teaching.vocabulary)
         if agreed.why:
-            say(agreed.why)
+            say(escape(agreed.why))
         vocabulary.apply(agreed, teacher.module, student.module)
         for split in (splits.train, splits.validation, splits.test):
-            vocabulary.refuse_beyond(split, agreed.kept)
+            for rows in (split.inputs, split.outputs):
+                vocabulary.refuse_beyond(split.name, rows.values, student.tokenizer, agreed.kept)
         return teacher, student
 
     def model(self, recipe: Recipe, splits: Splits, role: str, *, need_weights: bool) -> LoadedModel:
@@ -176,13 +178,16 @@ class Seq2SeqLM:
         """Write tokenizer.json into `folder`; return what to do with it, and how to generate."""
         assert isinstance(split, SequenceSplit)
         file = tokenizers.ship(split.tokenizer, folder)
-        encodes = bool(model.module.net.config.is_encoder_decoder)  # type: ignore[union-attr]
+        config: Any = model.module.net.config
+        encodes = bool(config.is_encoder_decoder)
         begin = {"start": split.start} if encodes else {}
+        writes = getattr(config, "decoder", None) if encodes else config
+        context = getattr(writes, "max_position_embeddings", None)
         return {
             "host": [
-                {"step": "tokenize", "file": file.name, "end": split.end},
+                {"step": "tokenize", "file": file.name, "end": split.end, "longest": split.longest},
                 {"step": "pad", "to": "the longest of the batch", "with": split.pad, "side": "right" if encodes else "left"},
-                {"step": "generate", **begin, "end": split.end, "longest": split.longest},
+                {"step": "generate", **begin, "end": split.end, "longest": split.longest, "context": context},
             ],
             "graph": [],
         }
@@ -196,12 +201,14 @@ def texts_of(tokens: np.ndarray, split: SequenceSplit) -> list[str]:
 
 
 def _load(recipe: Recipe, splits: Splits, role: str, need_weights: bool, teacher: LoadedModel | None) -> LoadedModel:
+    from ..models.footprint import in_memory
     from ..models.seq2seq_lm import check_lengths, seq2seq_lm
 
     config = recipe.student if role == "student" else recipe.teacher
     if config is None:
         raise BadInput("the recipe has no teacher: add `teacher: {model: ...}`")
-    made = seq2seq_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
+    with in_memory(config, role):
+        made = seq2seq_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
     longest = max(int(split.inputs.lengths.max()) for split in (splits.train, splits.validation, splits.test))
     check_lengths(made, longest, recipe.data.max_tokens)
     return made

@@ -46,37 +46,21 @@ class TextEmbedding:
     def models(self, recipe: Recipe, splits: Splits) -> tuple[LoadedModel | None, LoadedModel]:
         """Load teacher (None without one) and student. A student that is not distilled must bring weights. Raises BadInput."""
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
-        return teacher, self._student(recipe, teacher, need_weights=recipe.student_is_trained)
+        return teacher, _loaded(recipe.student, recipe, "student", teacher, recipe.student_is_trained)
 
     def model(self, recipe: Recipe, splits: Splits, role: str, *, need_weights: bool) -> LoadedModel:
         """Load one model, teacher or student. Raises BadInput."""
-        from .. import models
-
         if role == "student":
             starts = recipe.student.teacher_layers is not None and recipe.student.weights is None
             teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher and starts else None
-            return self._student(recipe, teacher, need_weights=need_weights)
+            return _loaded(recipe.student, recipe, "student", teacher, need_weights)
         config: Model | None = recipe.teacher
         if config is None:
             raise BadInput("the recipe has no teacher: add `teacher: {model: ...}`")
-        made = models.text_encoder(
-            config, role=role, seed=recipe.seed, need_weights=need_weights, max_tokens=recipe.data.max_tokens
-        )
+        made = _loaded(config, recipe, role, None, need_weights)
         if len(readings := _readings(recipe)) > 1:
             made.module.prefix = readings["teacher"].prefix
         return made
-
-    def _student(self, recipe: Recipe, teacher: LoadedModel | None, *, need_weights: bool) -> LoadedModel:
-        from .. import models
-
-        return models.text_encoder(
-            recipe.student,
-            role="student",
-            seed=recipe.seed,
-            need_weights=need_weights,
-            max_tokens=recipe.data.max_tokens,
-            teacher=teacher,
-        )
 
     def inputs(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Pick the student's tokens; of pairs, those of the first sentences."""
@@ -172,6 +156,22 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 def _of_side(batch: dict[str, np.ndarray], side: str) -> dict[str, np.ndarray]:
     """Return the arrays of the pairs' first or second sentences, under the names that single texts have."""
     return {name.removeprefix(f"{side}_"): values for name, values in batch.items() if name.startswith(f"{side}_")}
+
+
+def _loaded(config: Model, recipe: Recipe, role: str, teacher: LoadedModel | None, need_weights: bool) -> LoadedModel:
+    """Load an encoder. Raises BadInput, also where its tokenizer has ids that it has no embedding for."""
+    from .. import models
+    from ..models.footprint import in_memory
+    from ..text import vocabulary
+
+    longest = recipe.data.max_tokens
+    with in_memory(config, role):
+        made = models.text_encoder(
+            config, role=role, seed=recipe.seed, need_weights=need_weights, max_tokens=longest, teacher=teacher
+        )
+    if rows := vocabulary.embeddings_of(made.module.net):
+        vocabulary.fits(vocabulary.Vocabulary(made.tokenizer, rows), role)
+    return made
 
 
 def _readings(recipe: Recipe) -> dict[str, Reading]:

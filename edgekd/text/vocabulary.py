@@ -17,8 +17,6 @@ from . import tokenizer as tokenizers
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..data.sequences import SequenceSplit
-
 Policy = Literal["refuse", "cut", "align"]
 
 
@@ -134,17 +132,21 @@ def reorder(net: Any, order: np.ndarray) -> None:
     net.config.vocab_size = len(order)
 
 
-def refuse_beyond(split: SequenceSplit, kept: int | None) -> None:
-    """Raise BadInput where texts have tokens that were cut off."""
-    if kept is None:
-        return
-    for rows in (split.inputs, split.outputs):
-        if len(rows.values) and (largest := int(rows.values.max())) >= kept:
-            token = split.tokenizer.convert_ids_to_tokens(largest)
-            raise BadInput(
-                f"distill.vocabulary: cut: the {split.name} texts have the token {token!r} ({largest}), which the common part of "
-                f"{kept} tokens lacks: give the student the teacher's tokenizer (student.tokenizer)"
-            )
+def refuse_beyond(name: str, ids: np.ndarray, tokenizer: Any, kept: int | None) -> None:
+    """Raise BadInput where texts have tokens that were cut off. name: of the split; ids: of its tokens, of any shape."""
+    if kept is not None and ids.size and (largest := int(ids.max())) >= kept:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise BadInput(
+            f"distill.vocabulary: cut: the {name} texts have the token {token!r} ({largest}), which the common part of {kept} tokens "
+            "lacks: give the student the teacher's tokenizer (student.tokenizer)"
+        )
+
+
+def embeddings_of(net: Any) -> int | None:
+    """Return how many tokens a network has embeddings for; None where it does not tell."""
+    table = net.get_input_embeddings() if hasattr(net, "get_input_embeddings") else None
+    weight = next(table.parameters(), None) if table is not None else None  # of a factorised one, the first has the tokens
+    return None if weight is None else int(weight.shape[0])
 
 
 def rows_of(net: nn.Module) -> int:

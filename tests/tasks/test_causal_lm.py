@@ -212,5 +212,45 @@ def test_from_recipe_to_verdict(folder: Path, tmp_path: Path) -> None:
     shipped = tmp_path / "run" / "targets" / "onnxruntime-cpu" / "fp32"
     steps = json.loads((shipped / "artifact.json").read_text())["preprocess"]["host"]
     assert [step["step"] for step in steps] == ["tokenize", "pad", "generate"]
-    assert (steps[2]["until"], steps[2]["at_most"]) == (0, 64)
+    assert (steps[2]["end"], steps[2]["context"]) == (0, 64)
+    assert (steps[0]["special_tokens"], steps[0]["begin"]) == (False, [])
     assert (shipped / "tokenizer.json").is_file()
+
+
+def test_a_token_that_looks_like_markup(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["<end>", "[/INST]", *tiny_causal.LETTERS]
+    for place, order in (("student", names), ("teacher", [names[0], *names[2:], names[1]])):
+        tiny_causal.model(tmp_path / place, vocabulary=len(names))
+        saved = tmp_path / place / "tokenizer.json"
+        told = json.loads(saved.read_text())
+        told["model"]["vocab"] = {name: number for number, name in enumerate(order)}
+        saved.write_text(json.dumps(told))
+    recipe = Recipe.model_validate({
+        "task": "causal-lm", "data": {"source": str(folder / "text.txt"), "max_tokens": 24, "limit": 2},
+        "teacher": {"model": f"hf:{tmp_path / 'teacher'}"}, "student": {"model": f"hf:{tmp_path / 'student'}"},
+        "distill": {"vocabulary": "align"},
+    })  # fmt: skip
+    TASK.models(recipe, TASK.splits(recipe))
+    assert "such as '[/INST]': 30 of the teacher, 1 of the student" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"data": {"pairs": {"source": "x"}}},
+            "data.pairs: a recipe for causal-lm does not read it (those for text-embedding do)",
+        ),
+        ({"data": {"input": "en"}}, "data.input: a recipe for causal-lm does not read it (those for seq2seq-lm do)"),
+        ({"data": {"label": "x"}}, "data.label: a recipe for causal-lm does not read it"),
+        ({"student": {"model": "hf:x", "pooling": "cls"}}, "student.pooling: a recipe for causal-lm does not read it"),
+        (
+            {"distill": {"targets": "student"}},
+            "distill.targets: a recipe for causal-lm does not read it (those for seq2seq-lm do)",
+        ),
+    ],
+)
+def test_keys_of_other_tasks_are_told(folder: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match="leave it out") as caught:
+        Recipe.model_validate(told(folder, **change))
+    assert said in str(caught.value)

@@ -278,3 +278,26 @@ def test_the_students_own_leaves_the_teachers_cache_alone(recipe, tmp_path):
         assert after["teacher-cache"] == before["teacher-cache"]
         assert after["distill"] != before["distill"]
         before = after
+
+
+def test_a_tokenizer_with_an_id_far_above_the_others(recipe, tmp_path):
+    """As many tokens as the model has embeddings, and one of them with a number beyond."""
+    import json
+
+    folder = tiny_texts.tokenizer(tmp_path / "tokens")
+    told = json.loads((folder / "tokenizer.json").read_text())
+    told["model"]["vocab"]["cat"] = 500
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+    made = recipe()
+    made = made.model_copy(update={"teacher": made.teacher.model_copy(update={"tokenizer": str(folder)})})
+    with pytest.raises(BadInput, match=r"teacher: its tokenizer has ids up to 500, and the model's vocabulary has 23 entries"):
+        TASK.models(made, TASK.splits(made))
+
+
+def test_texts_of_nothing_but_what_the_tokenizer_puts_around_them(recipe):
+    made = recipe()
+    made = made.model_copy(update={"data": made.data.model_copy(update={"max_tokens": 2})})
+    with pytest.raises(
+        BadInput, match=r"data.max_tokens: it leaves 2 token\(s\) for a text, and the tokenizer puts 2 of its own"
+    ):
+        TASK.splits(made)
