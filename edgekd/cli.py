@@ -300,9 +300,12 @@ def doctor(as_json: Json = False) -> None:
 @app.command(**_example("edgekd init my-model", "edgekd compress my-model --dry-run"))
 def init(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the recipe and the models.")],
-    task: Annotated[str, typer.Option(help="image-classification, or text-embedding (its data and teacher: from the hub).")] = (
-        "image-classification"
-    ),
+    task: Annotated[
+        str,
+        typer.Option(
+            help="image-classification, text-embedding, causal-lm or seq2seq-lm (the data of the last three: from the hub)."
+        ),
+    ] = ("image-classification"),
     as_json: Json = False,
 ) -> None:
     """Write a recipe to start from: commented, and working as it is."""

@@ -198,6 +198,27 @@ def test_init_for_text(tmp_path):
     assert "did you mean `text-embedding`" in wrong.stderr
 
 
+@pytest.mark.parametrize("task", ["causal-lm", "seq2seq-lm"])
+def test_init_for_language_models(tmp_path, task):
+    from edgekd import starter
+
+    written = starter.write(tmp_path / "mine", task)
+    assert all(path.is_file() for path in written)
+    made = recipe_file.load(tmp_path / "mine")
+    assert made.task == task
+    assert made.distill is not None
+    assert made.distill.teacher == "live"
+    with pytest.raises(BadInput, match="is there already"):
+        starter.write(tmp_path / "mine", task)
+    if task == "seq2seq-lm":  # all that it names lies beside it, but for the data
+        assert made.student.model == f"hf:{tmp_path / 'mine' / 'student'}"
+        assert made.teacher is not None
+        assert (made.teacher.model, made.teacher.tokenizer) == (
+            f"hf:{tmp_path / 'mine' / 'teacher'}",
+            str(tmp_path / "mine" / "tokenizer"),
+        )
+
+
 def test_the_shipped_recipes_are_valid():
     for path in resource("models").glob("*/recipe.yaml"):
         recipe_file.load(path)
