@@ -67,8 +67,12 @@ def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantR
         student = materials.fresh_student
         if quantize.from_the_network(variant):
             chain.check(variant, student.module.net)
-            for _, settings in variant.lessons(plan.recipe.teaching):
-                distill.check(settings, materials.task, student, materials.teacher if plan.recipe.teacher else student)
+            for method, settings in variant.lessons(plan.recipe.teaching):
+                adapted = (
+                    "lora" in variant.methods and method != "lora"
+                )  # what comes after adapters learns from the student with them
+                teacher = materials.teacher if plan.recipe.teacher and not adapted else student
+                distill.check(settings, materials.task, student, teacher)
         else:
             names = [name for name, _ in student.module.net.named_modules() if name]
             try:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BadInput, Missing
 from . import Means, installed
 from .coreml_session import Interpreted, OnMac, handed, sample_of
-from .fixed import unfit
+from .fixed import grows, unfit
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +97,8 @@ def refuses_graph(file: Path, target: Target) -> str | None:
                 f"{target.title} cannot resize as {node.name or 'a Resize'} does (antialiased or cubic): give data and student the "
                 "same size in `preprocess`"
             )
+    if reason := grows(model):
+        return f"{target.title} is given fixed shapes, and {reason}"
     known = longest(model)
     for one in onnx_interface(file)["inputs"]:
         if any(isinstance(n, str) and n not in known for n in one["shape"][1:]):

@@ -109,6 +109,8 @@ def open_axes(model: onnx.ModelProto) -> list[str]:
 
 def unfit(model: onnx.ModelProto, made: onnx.ModelProto | None = None) -> str | None:
     """Say why a model cannot be run sample by sample in fixed shapes; None when it can. made: the model after `fix_batch`."""
+    if reason := grows(model):
+        return f"takes fixed shapes alone, and {reason}"
     made = made or fix_batch(model)
     if node := next((node for node in model.graph.node if node.op_type in _SIZED_BY_VALUES), None):
         return (
@@ -131,6 +133,16 @@ def unfit(model: onnx.ModelProto, made: onnx.ModelProto | None = None) -> str | 
         if (known and not fixed.type.tensor_type.shape.dim) or (batched and declared and declared[0].HasField("dim_value")):
             return f"takes one sample a call, and output `{value.name}` has no batch axis: return a row for each sample"
     return None
+
+
+def grows(model: onnx.ModelProto) -> str | None:
+    """Say that a model is a decoder whose key-value cache no fixed shape holds; None where it is none."""
+    if not any(value.name.startswith("past_key_values") for value in model.graph.input):
+        return None
+    return (
+        "a language model's key-value cache gets longer with every token, which edgekd does not cut into pieces of one length: choose a "
+        "target that takes shapes which change, such as onnxruntime-cpu, browser or intel-cpu"
+    )
 
 
 def one_by_one(

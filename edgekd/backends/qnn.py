@@ -16,7 +16,7 @@ from ..errors import BadInput, Missing
 from ..targets import covers
 from . import Means, installed
 from . import onnxruntime as onnx_files
-from .fixed import one_by_one, unfit
+from .fixed import grows, one_by_one, unfit
 from .qnn_binary import Soc, inspect, soc_of
 from .qnn_worker import PROVIDER
 
@@ -101,6 +101,8 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     opset = max((entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset > target.opset:
         return f"opset {opset} is above {target.opset}, the highest that {target.title} takes: export with a lower one"
+    if reason := grows(written):
+        return f"{target.title} takes fixed shapes alone, and {reason}"
     model = prepared(written)
     if reason := unfit(written, model):
         return f"{target.title} {reason}"

@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import BadInput, Missing, first_line
 from ..targets import covers
 from . import Means, onnxruntime
-from .fixed import filled, fix_batch, one_by_one, unfit
+from .fixed import filled, fix_batch, grows, one_by_one, unfit
 from .half import too_large
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ def refuses_graph(file: Path, target: Target) -> str | None:
     from . import tensorrt_rules
 
     model = onnx.load(str(file))
+    if reason := grows(model):
+        shapes = "fixed shapes alone" if target.static else "lengths from 1 to a known one"
+        return f"{target.title} takes {shapes}, and {reason}"
     refused = {node.op_type for node in model.graph.node} & set(target.limits.get("operators_refused", ()))
     if found := sorted({*tensorrt_rules.operators(model), *refused}):
         return f"{target.title} has no {', '.join(found)}; use layers without, or leave this target out"

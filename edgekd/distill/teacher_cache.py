@@ -22,7 +22,7 @@ from .. import recipe
 from ..errors import BadInput
 from ..progress import bar
 from ..text import tokenizer
-from . import keys, objectives
+from . import keys, objectives, out_of_memory
 from .memory_format import channels_last, contiguous
 from .samples import Samples
 from .taps import Taps
@@ -94,11 +94,13 @@ def build(
         _clear(folder)
     _write_json(folder / "key.json", key)
     layers = [name for name in key["outputs"] if name not in task.outputs]
-    module = teacher.module.to(device).eval()
+    advice = f"teacher: {teacher.reference} runs out of memory on {device} with {BATCH} samples at once: take a smaller one"
+    with out_of_memory.told(advice):
+        module = teacher.module.to(device).eval()
     samples = Samples(split, settings.augment, key["seed"] or 0, device)
     two = samples.batch(samples.read(np.arange(2)), 0)
     channels_last(module, lambda: task.forward(module, two))
-    _refuse_ragged(module, task, two)
+    _refuse_ragged(module, task, samples, key["outputs"])
     total = key["views"] * len(split)
     try:
         with Taps(module, layers, "teacher") as taps, torch.inference_mode(), bar("teacher cache", total) as advance:
@@ -107,7 +109,8 @@ def build(
                     stop = min(start + CHUNK, len(split))
                     mark = folder / "done" / f"{view}-{start}"
                     if not mark.exists():
-                        rows = _forward(module, task, samples, taps, key["outputs"], view, np.arange(start, stop))
+                        with out_of_memory.told(advice):
+                            rows = _forward(module, task, samples, taps, key["outputs"], view, np.arange(start, stop))
                         _check(rows, teacher, start)
                         _put(folder, view, start, rows, len(split), key["views"])
                         mark.parent.mkdir(exist_ok=True)
@@ -175,15 +178,23 @@ def _forward(
     return {name: torch.cat([part[name].float().cpu() for part in parts])[back].numpy() for name in parts[0]}
 
 
-def _refuse_ragged(module: torch.nn.Module, task: Task, two: dict[str, torch.Tensor]) -> None:
-    """Raise BadInput where the outputs do not have one row for each sample, as those of a language model."""
-    with torch.inference_mode():
-        made = task.forward(module, two)
-    if wrong := next((name for name, values in made.items() if len(values) != 2), None):
-        raise BadInput(
-            f"distill.teacher: cached: the teacher's `{wrong}` have {len(made[wrong])} rows for two samples ({task.name}), which is too "
-            "much to keep: set distill.teacher: live"
-        )
+def _refuse_ragged(module: torch.nn.Module, task: Task, samples: Samples, outputs: list[str]) -> None:
+    """Raise BadInput where a sample's outputs are not one row of one shape: those of a language model, layers that read texts."""
+    lengths = samples.split.lengths
+    ends = (0, 1) if lengths is None else (int(lengths.argmin()), int(lengths.argmax()))
+    layers = [name for name in outputs if name not in task.outputs]
+    shapes: list[dict[str, tuple[int, ...]]] = []
+    with Taps(module, layers, "teacher") as taps, torch.inference_mode():
+        for position in ends:
+            made = task.forward(module, samples.batch(samples.read(np.array([position, position])), 0))
+            shapes.append({name: tuple(values.shape) for name, values in {**made, **taps.outputs}.items()})
+    for name in outputs:
+        rows = shapes[0][name][0]
+        if rows != 2 or shapes[0][name] != shapes[1][name]:
+            what = f"have {rows} rows for two samples" if rows != 2 else "are as long as the text"
+            raise BadInput(
+                f"distill.teacher: cached: the teacher's `{name}` {what} ({task.name}), which a cache does not keep: set distill.teacher: live"
+            )
 
 
 def _check(rows: dict[str, np.ndarray], teacher: LoadedModel, start: int) -> None:

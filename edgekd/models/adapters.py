@@ -57,7 +57,8 @@ def save_adapters(net: nn.Module, config: Lora, names: Sequence[str], reference:
     reference: of the model, as in the recipe. base: hash of the weights beside the adapters.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: t for name, t in net.state_dict().items() if ".lora_" in name or _whole(name, config.train)}
+    whole = [name for name, _ in net.named_modules() if any(name.endswith(one) for one in config.train)]  # as peft takes names
+    state = {name: t for name, t in net.state_dict().items() if ".lora_" in name or _inside(name, whole)}
     own = {f"{_PREFIX}{name.replace(f'.{NAME}', '', 1)}": t.detach().cpu().clone().contiguous() for name, t in state.items()}
     # one entry of metadata: of several, safetensors writes now this first and now that
     (folder / WEIGHTS[0]).write_bytes(save(own, metadata={_BASE: base}))
@@ -84,7 +85,10 @@ def merge_adapters(net: nn.Module, config: Model, role: str) -> None:
     peft, whole = peft_here(where), core(net)
     _check_weights(file, whole, where)
     state = {name.removeprefix(_PREFIX): values for name, values in read(file).items()}
-    trainable = [(p, p.requires_grad) for p in whole.parameters()]
+    if getattr(whole, "pooler", whole) is None:  # left out of text encoders, which make nothing of it
+        state = {name: values for name, values in state.items() if not name.startswith("pooler.")}
+    trainable = {name: p.requires_grad for name, p in whole.named_parameters()}
+    tied = bool(getattr(getattr(whole, "config", None), "tie_word_embeddings", False))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peft warns of is either wrong, and told below, or of training
         try:
@@ -98,12 +102,15 @@ def merge_adapters(net: nn.Module, config: Model, role: str) -> None:
         if missing or found.unexpected_keys:
             which = f"no {missing[0]}" if missing else f"{found.unexpected_keys[0]}, which the model does not have"
             raise BadInput(f"{where}: {folder} does not fit {config.model}: the file has {which}")
+        _refuse_shared(whole, where, folder)
         try:
             _merge(tuner, where, folder)
         except (ValueError, RuntimeError) as error:
             raise BadInput(f"{where}: {folder} cannot be merged ({first_line(error)[:200]})") from None
-    for parameter, before in trainable:
-        parameter.requires_grad_(before)
+    if tied:
+        _tie_again(whole, where, folder)
+    for name, parameter in whole.named_parameters():  # some are new: modules_to_save
+        parameter.requires_grad_(trainable.get(name, True))
     whole.eval()
 
 
@@ -152,10 +159,13 @@ def _check_weights(file: Path, net: nn.Module, where: str) -> None:
 def _merge(tuner: Any, where: str, folder: Path) -> None:
     """Merge, and see for each linear layer that it gives what it gave with its adapter, on random inputs."""
     from peft.tuners.lora import LoraLayer
+    from transformers.pytorch_utils import Conv1D  # a linear layer with its weights the other way round, as in GPT-2
 
     net = tuner.model.eval()
     layers = {
-        name: m for name, m in net.named_modules() if isinstance(m, LoraLayer) and isinstance(m.get_base_layer(), nn.Linear)
+        name: m
+        for name, m in net.named_modules()
+        if isinstance(m, LoraLayer) and isinstance(m.get_base_layer(), (nn.Linear, Conv1D))
     }
     inputs = {name: torch.randn(4, m.in_features, generator=torch.Generator().manual_seed(0)) for name, m in layers.items()}
     with torch.no_grad():
@@ -171,5 +181,43 @@ def _merge(tuner: Any, where: str, folder: Path) -> None:
                 )
 
 
-def _whole(name: str, modules: Sequence[str]) -> bool:
+def _refuse_shared(net: nn.Module, where: str, folder: Path) -> None:
+    """Refuse an adapter of one of two layers that share their weights (tied embeddings): merged, it would change the other, too."""
+    from peft.tuners.lora import LoraLayer
+
+    owners: dict[int, list[str]] = {}
+    for name, weights in net.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weights), []).append(name)
+    for name, layer in net.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        weights = getattr(layer.get_base_layer(), "weight", None)
+        if others := [one for one in owners.get(id(weights), ()) if not one.startswith(f"{name}.")]:
+            raise BadInput(
+                f"{where}: {folder} adapts `{name}`, which shares its weights with `{others[0].rpartition('.')[0].removesuffix('.base_layer')}`: "
+                "merged, it would change both. Give a model whose two are apart (tie_word_embeddings: false), or an adapter without it"
+            )
+
+
+def _tie_again(net: Any, where: str, folder: Path) -> None:
+    """Tie embeddings and output again that were tied before the merge, where they are alike; else note that they are apart now.
+
+    An adapter with one of them, or both, in `modules_to_save` makes them two. Raises BadInput for T5, which scales what leaves its
+    decoder where, and only where, they are tied.
+    """
+    head = net.get_output_embeddings()
+    table = net.get_input_embeddings() if head is not None else None
+    if table is None or head is None or head.weight is table.weight:
+        return
+    if torch.equal(head.weight, table.weight):
+        head.weight = table.weight
+    elif net.config.is_encoder_decoder:
+        raise BadInput(
+            f"{where}: {folder} replaces token embeddings or output layer, which {type(net).__name__} ties to each other and to those of "
+            "its other stack: merged, it would compute something else; train an adapter without them in modules_to_save"
+        )
+    net.config.tie_word_embeddings = head.weight is table.weight
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)

@@ -17,7 +17,7 @@ def factorise(net: Any, rank: int, role: str) -> None:
     Raises BadInput for a rank that saves nothing.
     """
     table = net.get_input_embeddings()
-    if not isinstance(table, nn.Embedding):
+    if type(table) is not nn.Embedding:  # Gemma 3 multiplies what it looks up
         raise BadInput(
             f"{role}.arguments.embedding_rank: this model's token embedding is no plain table that could be factorised"
         )
@@ -27,10 +27,11 @@ def factorise(net: Any, rank: int, role: str) -> None:
             f"{role}.arguments.embedding_rank: `{shared[0]}` shares the table of token embeddings, which would stay as large as it is"
         )
     tokens, width = table.weight.shape
-    if not 1 <= rank < tokens * width / (tokens + width):
+    most = (tokens * width - 1) // (tokens + width)
+    if not 1 <= rank <= most:
         raise BadInput(
-            f"{role}.arguments.embedding_rank: {rank} saves nothing: {tokens} tokens of width {width} take a rank below "
-            f"{int(tokens * width / (tokens + width))}"
+            f"{role}.arguments.embedding_rank: {rank} {'is none' if rank < 1 else 'saves nothing'}: {tokens} tokens of width {width} "
+            f"take a rank from 1 to {most}"
         )
     small, projection = nn.Embedding(tokens, rank, padding_idx=table.padding_idx), nn.Linear(rank, width, bias=False)
     # of the matrix width x width, whose eigenvectors are the right singular vectors: the table itself is too long for svd()

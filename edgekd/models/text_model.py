@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +12,15 @@ from ..errors import BadInput, first_line
 from ..progress import say
 from ..recipe import Model
 from ..text import tokenizer as tokenizers
-from . import adapters, finished, python_file, transformers_model
-from .factorised import factorise, product
+from . import adapters, finished, python_file, stored, transformers_model
+from .factorised import factorise
 from .loaded import LoadedModel, Made
 from .loading import check_trained, split
+from .reconfigured import DEPTH, RANK, reconfigured
 from .saving import WEIGHTS
+from .taken_over import take_over
 from .text_encoder import TextEncoder, pooling_of
 from .weights import load_weights
-
-RANK = "embedding_rank"
-"""An argument of ours beside those of a transformers configuration."""
 
 
 def text_encoder(
@@ -38,6 +36,11 @@ def text_encoder(
     made = network(config, "AutoModel", role=role, seed=seed, teacher=teacher)
     if need_weights:
         check_trained(made, config, role, by_train=False)
+    if getattr(getattr(made.net, "config", None), "is_encoder_decoder", False):
+        raise BadInput(
+            f"{role}: {config.model} is an encoder-decoder ({type(made.net).__name__}), which gives no states of the text alone; "
+            "text-embedding takes encoders (BERT) and decoders (Qwen3, pooling `last`)"
+        )
     pooling = config.pooling or (pooling_of(rest, role) if kind == "hf" else None)
     if pooling is None:
         say(f"{role}: {config.model} says nothing of pooling: the mean of the tokens is taken (`pooling` changes that)")
@@ -77,9 +80,9 @@ def network(config: Model, maker: str, *, role: str, seed: int, teacher: LoadedM
                 )
             made = python_file.make(rest, dict(config.arguments), 0, 0)
         else:
-            made = _of_transformers(config, rest, maker, role)
+            made = _of_transformers(config, rest, maker, role, teacher)
             if config.teacher_layers is not None and config.weights is None:
-                _take_over(made.net, teacher, config.teacher_layers, role)
+                take_over(made.net, teacher, config.teacher_layers, tokenizers.of(config, role), role)
                 made = replace(made, trained=True)
             if RANK in made.arguments:
                 factorise(made.net, made.arguments[RANK], role)
@@ -103,44 +106,46 @@ def resolved(config: Model, role: str) -> Model:
         "tokenizer": config.tokenizer or str(folder),
         "pooling": config.pooling or card.get("pooling"),
     }
-    if config.teacher_layers is None or config.weights is not None:
-        update |= {"weights": config.weights or folder / WEIGHTS, "teacher_layers": None}
-    elif "num_hidden_layers" not in config.arguments:
-        arguments.pop("num_hidden_layers", None)  # as many as are taken
+    if config.teacher_layers is None:
+        update["weights"] = config.weights or folder / WEIGHTS
+    elif DEPTH not in config.arguments:
+        arguments.pop(DEPTH, None)  # as many as are taken
     return config.model_copy(update={**update, "arguments": arguments})
 
 
-def _of_transformers(config: Model, name: str, maker: str, role: str) -> Made:
+def _of_transformers(config: Model, name: str, maker: str, role: str, teacher: LoadedModel | None) -> Made:
     transformers = transformers_model.transformers_here()
-    wanted = transformers_model.config_of(name)
-    arguments = dict(config.arguments)
-    if config.teacher_layers is not None and config.weights is None:
-        arguments.setdefault("num_hidden_layers", len(config.teacher_layers))
-    for key, value in arguments.items():
-        if key == RANK:
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise BadInput(f"{role}.arguments.{RANK}: a whole number, not {value!r}")
-        elif not hasattr(wanted, key):
-            raise BadInput(
-                f"{role}.arguments: the configuration of hf:{name} has no `{key}`; it has names such as num_hidden_layers"
-            )
-        else:
-            setattr(wanted, key, value)
-    wanted._attn_implementation = "eager"  # plain products and a softmax, which every exporter and quantizer knows
     trained = config.weights is None and config.teacher_layers is None and transformers_model.has_weights(name)
+    if trained:
+        stored.refuse_too_large(name, role)
     lacking: list[str] = []
     try:
+        wanted, arguments = reconfigured(config, name, role, getattr(teacher.module.net, "config", None) if teacher else None)
+        wanted._attn_implementation = "eager"  # plain products and a softmax, which every exporter and quantizer knows
         make = getattr(transformers, maker)
         if trained:
             changes = role == "student"  # its shapes may be others, by `arguments`; a teacher's must fit as it is
             net, told = make.from_pretrained(
-                name, config=wanted, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=changes
+                name,
+                config=wanted,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=changes,
+                dtype=torch.float32,
             )
             lacking = _lacking(told)
         else:
-            net = make.from_config(wanted, trust_remote_code=False)
+            net = make.from_config(wanted, trust_remote_code=False, dtype=torch.float32)
+    except BadInput:
+        raise
     except Exception as error:  # ValueError, OSError, RuntimeError or the hub client's own, by cause
         raise BadInput(f"{role}: hf:{name}: cannot be loaded with {maker} ({first_line(error)[:200]})") from None
+    if getattr(
+        net, "_hf_peft_config_loaded", False
+    ):  # transformers follows an adapter's folder to its model, and leaves them apart
+        raise BadInput(
+            f"{role}: hf:{name} holds an adapter: give the model that it belongs to as `model`, and its folder as `adapter`"
+        )
     if lacking and role != "student":
         raise BadInput(f"{role}: hf:{name} has no weights for `{lacking[0]}` ({len(lacking)} such) of a {type(net).__name__}")
     if lacking:
@@ -204,41 +209,3 @@ def _check_output(module: TextEncoder, ids: int, max_tokens: int, config: Model,
         )
     if not bool(torch.isfinite(made).all()):
         raise BadInput(f"{role}: {config.model} gives NaN or infinity: check its weights")
-
-
-def _take_over(net: Any, teacher: LoadedModel | None, layers: tuple[int, ...], role: str) -> None:
-    """Copy the named layers of the teacher, in this order, and everything outside the layers. Raises BadInput."""
-    if teacher is None:
-        raise BadInput(f"{role}.teacher_layers: there is no teacher to take layers from: add `teacher: {{model: ...}}`")
-    other: Any = teacher.module.net
-    mine, theirs = (_layers_of(one) for one in (net, other))
-    if mine is None or theirs is None:
-        raise BadInput(f"{role}.teacher_layers: {type(net).__name__} has no single stack of layers to choose from")
-    (prefix, stack), (other_prefix, other_stack) = mine, theirs
-    if wrong := [number for number in layers if number >= len(other_stack)]:
-        raise BadInput(f"{role}.teacher_layers: the teacher has layers 0 to {len(other_stack) - 1}, no {wrong[0]}")
-    if len(stack) != len(layers):
-        raise BadInput(
-            f"{role}.teacher_layers: {len(layers)} layers for a student of {len(stack)}; leave num_hidden_layers out"
-        )
-    state = {name: value for name, value in other.state_dict().items() if not name.startswith(f"{other_prefix}.")}
-    state |= product(other)
-    for number, layer in enumerate(layers):
-        state |= {f"{prefix}.{number}.{name}": value for name, value in other_stack[layer].state_dict().items()}
-    wanted = net.state_dict()
-    unlike = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
-    if unlike:
-        found = tuple(state[unlike[0]].shape) if unlike[0] in state else "nothing"
-        raise BadInput(
-            f"{role}.teacher_layers: the student's `{unlike[0]}` is {tuple(wanted[unlike[0]].shape)}, and the teacher has {found} "
-            f"there: only models of the same kind and width share layers; leave teacher_layers out, or change `arguments`"
-        )
-    net.load_state_dict({name: copy.deepcopy(state[name]) for name in wanted})
-
-
-def _layers_of(net: Any) -> tuple[str, nn.ModuleList] | None:
-    """Return name and content of the model's stack of layers; None where it has none or several."""
-    count = getattr(getattr(net, "config", None), "num_hidden_layers", None)
-    found = [(name, m) for name, m in net.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    outer = [(name, m) for name, m in found if not any(name.startswith(f"{other}.") for other, _ in found)]
-    return outer[0] if len(outer) == 1 else None

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import BadInput, Missing, first_line
 from ..hub_access import prefer_cache_when_unreachable
 from ..recipe import Preprocess
+from . import stored
 from .loaded import Made
 
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -38,6 +39,7 @@ def make(name: str, arguments: dict[str, Any], num_classes: int, channels: int, 
     """
     transformers = transformers_here()
     config = config_of(name)
+    stored.refuse_quantized(config, name, role)
     if role == "student" and config.num_labels != num_classes:
         config.num_labels = num_classes
     if not trained and hasattr(config, "num_channels"):
@@ -46,6 +48,8 @@ def make(name: str, arguments: dict[str, Any], num_classes: int, channels: int, 
         if not hasattr(config, key):
             raise BadInput(f"hf:{name}: its configuration has no `{key}`; see `arguments` in the recipe")
         setattr(config, key, value)
+    if trained:
+        stored.refuse_too_large(name, role)
     maker = transformers.AutoModelForImageClassification
     try:
         if not trained:
@@ -109,9 +113,14 @@ def _classes(config: Any) -> tuple[str, ...] | None:
 def config_of(name: str) -> Any:
     """Return the configuration of a folder or hub id. Raises BadInput."""
     transformers = transformers_here()
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise BadInput(
+                f"hf:{name} is an adapter: give the model that it belongs to as `model`, and this folder as `adapter`"
+            )
         raise BadInput(f"hf:{name}: no config.json in this folder; give one that save_pretrained() wrote")
-    if not Path(name).is_dir():
+    if not folder.is_dir():
         prefer_cache_when_unreachable()
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)

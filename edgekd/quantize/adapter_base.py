@@ -31,7 +31,7 @@ def check(model: Model | None, where: str) -> None:
 
 def quantized(model: Model) -> tuple[Path, str] | None:
     """Return the folder of the variant that a model's weights come from, and its scheme; None where they are no quantized ones."""
-    for folder in (Path(model.model), *([model.weights.parent] if model.weights else [])):
+    for folder in (Path(model.model.removeprefix("hf:")), *([model.weights.parent] if model.weights else [])):
         try:
             scheme = json.loads((folder / "variant.json").read_text(encoding="utf-8"))["scheme"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import tiny_texts
 import torch
 
 from edgekd import recipe
-from edgekd.distill.objectives import Step, embedding, similarities
+from edgekd.distill import trainer
+from edgekd.distill.objectives import Step, embedding, features, similarities
+from edgekd.errors import BadInput
 from edgekd.tasks import task_of
 
 RNG = np.random.default_rng(3)
@@ -65,3 +68,47 @@ def test_one_text_alone_has_no_similarities_and_a_gradient():
     found.backward()
     assert found.item() == 0
     assert student.grad is not None
+
+
+# --- layers of networks that read texts -----------------------------------------------------------
+
+
+def encoders(tmp_path, **rest):
+    asked = tiny_texts.recipe(tmp_path, tiny_texts.bert(tmp_path / "teacher"), **rest)
+    splits = TASK.splits(asked)
+    return asked, splits, *TASK.models(asked, splits)
+
+
+LAYER = {"kind": "features", "student": "encoder.layer.1", "teacher": "encoder.layer.2"}
+SHORT = {"epochs": 1, "batch_size": 16}
+
+
+def test_layers_as_long_as_the_text_are_not_kept(tmp_path):
+    asked, splits, teacher, student = encoders(tmp_path, distill={**SHORT, "objectives": [{"kind": "embedding"}, LAYER]})
+    with pytest.raises(
+        BadInput, match=r"cached: the teacher's `encoder\.layer\.2` are as long as the text .* set distill\.teacher: live"
+    ):
+        trainer.fit(student, splits, TASK, asked.distill, seed=0, folder=tmp_path, teacher=teacher)
+    live = asked.distill.model_copy(update={"teacher": "live"})
+    told = trainer.fit(student, splits, TASK, live, seed=0, folder=tmp_path, teacher=teacher)
+    assert told.epochs[0].terms["features:encoder.layer.1"] > 0
+
+
+def test_layers_of_models_that_read_other_tokens_are_refused(tmp_path):
+    words = tiny_texts.tokenizer(
+        tmp_path / "words", tuple(word for word in tiny_texts.WORDS if word not in ("the", "a")), special=False
+    )
+    student = {"model": f"hf:{tiny_texts.bert(tmp_path / 'student')}", "tokenizer": str(words)}
+    distill = {**SHORT, "teacher": "live", "objectives": [LAYER]}
+    asked, splits, teacher, student = encoders(tmp_path, student=student, distill=distill)
+    with pytest.raises(BadInput, match=r"features: student layer `encoder\.layer\.1`|choose other layers"):
+        trainer.fit(student, splits, TASK, asked.distill, seed=0, folder=tmp_path, teacher=teacher)
+
+
+def test_features_of_other_shapes_are_not_spread_over_each_other():
+    layers = torch.ones(2, 1, 4), torch.ones(2, 3, 4)
+    one = Step({"s": layers[0]}, {"t": layers[1]}, {}, TASK)
+    with pytest.raises(
+        BadInput, match=r"student layer `s` gives \(2, 1, 4\) and teacher layer `t` \(2, 3, 4\) for the same samples"
+    ):
+        features.loss(recipe.Features(student="s", teacher="t"), one)

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_causal
 import torch
 from quantize import lora_nets
 from safetensors.torch import load_file, save_file
@@ -28,6 +29,8 @@ def randomly(net, size=0.3):
         for name, values in net.named_parameters():
             if "lora_" in name:
                 values.copy_(torch.randn_like(values) * size)
+            elif "modules_to_save" in name or (values.requires_grad and name.endswith("bias")):
+                values.add_(torch.randn_like(values) * size)
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +180,154 @@ def test_the_plan_knows_the_folder(base, adapter, tmp_path):
     (adapter[0] / "adapter_config.json").unlink()
     with pytest.raises(BadInput, match=r"student\.adapter: no adapter_config\.json in "):
         plan.check_model_files("student", read.student)
+
+
+# --- adapters that do more than low rank ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+        {"target_modules": "all-linear"},
+        {"layers_to_transform": [1], "target_modules": ["v_proj"]},
+        {"modules_to_save": ["norm"]},
+    ],
+)
+def test_patterns_and_modules_trained_whole(base, tmp_path, options):
+    wanted = adapted(base, tmp_path / "adapter", **options)
+    net, logits = network(base, adapter=tmp_path / "adapter")
+    assert (network(base)[1] - wanted).abs().max() > 0.01 * wanted.abs().max()
+    assert (logits - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert all(p.requires_grad for p in net.parameters())
+    assert net.lm_head.weight is net.model.embed_tokens.weight
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "tiny-gpt2"
+    torch.manual_seed(0)
+    lora_nets.gpt2().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_that_were_trained_beside_are_taken(gpt2, tmp_path, bias):
+    wanted = adapted(gpt2, tmp_path / "adapter", bias=bias, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True)
+    net, logits = network(gpt2, adapter=tmp_path / "adapter")
+    plain = network(gpt2)[0]
+    changed = {name for name, values in net.state_dict().items() if not torch.equal(values, plain.state_dict()[name])}
+    assert "transformer.h.0.attn.c_attn.bias" in changed
+    assert ("transformer.ln_f.bias" in changed) == (bias == "all")
+    assert (logits - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_a_merge_of_a_layer_whose_weights_lie_the_other_way_round_is_checked(gpt2, tmp_path, monkeypatch):
+    adapted(gpt2, tmp_path / "adapter", target_modules=["c_attn"], fan_in_fan_out=True)
+    layer = peft.tuners.lora.Linear
+    merge = layer.merge
+
+    def inexact(self, **given):
+        merge(self, **given)
+        self.get_base_layer().weight.data.mul_(1.01)
+
+    monkeypatch.setattr(layer, "merge", inexact)
+    with pytest.raises(BadInput, match=r"merged, layer `transformer\.h\.0\.attn\.c_attn` gives other values"):
+        network(gpt2, adapter=tmp_path / "adapter")
+
+
+def test_an_adapter_of_one_of_two_tied_layers_is_refused(base, tmp_path):
+    for name, other in (("embed_tokens", "lm_head"), ("lm_head", r"model\.embed_tokens")):
+        adapted(base, tmp_path / name, target_modules=["q_proj", name])
+        with pytest.raises(
+            BadInput, match=rf"adapts `.*{name}`, which shares its weights with `{other}`: merged, it would change both"
+        ):
+            network(base, adapter=tmp_path / name)
+
+
+def test_an_adapter_of_embeddings_that_are_not_tied_is_merged(tmp_path):
+    folder = tmp_path / "tiny-llama"
+    torch.manual_seed(0)
+    net = lora_nets.llama()
+    net.config.tie_word_embeddings = False
+    net.lm_head.weight = torch.nn.Parameter(torch.randn(40, 16))
+    net.save_pretrained(folder)
+    wanted = adapted(folder, tmp_path / "adapter", target_modules=["q_proj", "embed_tokens", "lm_head"])
+    _, logits = network(folder, adapter=tmp_path / "adapter")
+    assert (logits - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_embeddings_that_an_adapter_has_set_apart_stay_so(base, tmp_path):
+    wanted = adapted(base, tmp_path / "adapter", modules_to_save=["embed_tokens", "lm_head"])
+    tokens = str(tiny_causal.tokenizer(tmp_path / "tokens"))
+    asked = Model(model=f"hf:{base}", adapter=tmp_path / "adapter", tokenizer=tokens)
+    made = models.causal_lm(asked, role="student", seed=0, need_weights=True)
+    net = made.module.net
+    assert all(p.requires_grad for p in net.parameters())  # what comes next may train them
+    assert not torch.equal(net.lm_head.weight, net.model.embed_tokens.weight)
+    models.save(made, tmp_path / "run" / "student")
+    again = models.causal_lm(Model(model=str(tmp_path / "run")), role="student", seed=0, need_weights=True).module.net
+    with torch.no_grad():
+        for one in (net, again):
+            assert (one(input_ids=IDS).logits - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_t5_cannot_have_its_output_set_apart(tmp_path):
+    from transformers import AutoModelForSeq2SeqLM
+
+    torch.manual_seed(0)
+    lora_nets.t5().save_pretrained(tmp_path / "tiny-t5")
+    net = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tiny-t5")
+    net = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["q"], modules_to_save=["lm_head"]))
+    randomly(net)
+    net.save_pretrained(tmp_path / "adapter")
+    asked = Model(model=f"hf:{tmp_path / 'tiny-t5'}", adapter=tmp_path / "adapter")
+    with pytest.raises(BadInput, match="replaces token embeddings or output layer, which T5ForConditionalGeneration ties"):
+        text_model.network(asked, "AutoModelForSeq2SeqLM", role="student", seed=0)
+
+
+def test_an_adapter_with_a_part_for_the_pooler_fits_an_encoder_without(tmp_path):
+    from transformers import AutoModel
+
+    torch.manual_seed(0)
+    lora_nets.bert().save_pretrained(tmp_path / "tiny-bert")
+    net = AutoModel.from_pretrained(tmp_path / "tiny-bert")
+    net = peft.get_peft_model(net, peft.LoraConfig(r=4, target_modules=["query", "dense"])).eval()
+    randomly(net)
+    net.save_pretrained(tmp_path / "adapter")
+    assert any("pooler" in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    asked = Model(model=f"hf:{tmp_path / 'tiny-bert'}", adapter=tmp_path / "adapter")
+    made = text_model.network(asked, "AutoModel", role="student", seed=0)
+    with torch.no_grad():
+        wanted, found = (one(input_ids=IDS).last_hidden_state for one in (net, made.net.eval()))
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_a_folder_of_an_adapter_and_a_configuration_is_told(base, adapter):
+    shutil.copy(base / "config.json", adapter[0])
+    with pytest.raises(BadInput, match="holds an adapter: give the model that it belongs to as `model`"):
+        network(adapter[0])
+
+
+def test_a_module_whose_name_ends_others_is_read_by_peft(tmp_path):
+    """peft takes `norm` for `layers.0.input_layernorm` too."""
+    from transformers import AutoModel
+
+    torch.manual_seed(0)
+    lora_nets.llama().model.save_pretrained(tmp_path / "tiny-llama")
+    made = text_model.network(Model(model=f"hf:{tmp_path / 'tiny-llama'}"), "AutoModel", role="student", seed=0)
+    model, task, splits = lora_nets.made("llama")
+    model.module.net = made.net
+    model = lora_nets.replace(model, reference=f"hf:{tmp_path / 'tiny-llama'}")
+    adapters = lora.attach(model, Lora(rank=4, train=("norm",)), task, splits, 0, "distill.lora")
+    randomly(made.net)
+    with torch.no_grad():
+        made.net.norm.weight.add_(0.5)
+        wanted = made.net.eval()(input_ids=IDS).last_hidden_state
+    lora.merge(model, adapters, task, splits, tmp_path / "adapter")
+    by_peft = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "tiny-llama"), tmp_path / "adapter").eval()
+    again = Model(model=f"hf:{tmp_path / 'tiny-llama'}", adapter=tmp_path / "adapter")
+    ours = text_model.network(again, "AutoModel", role="student", seed=0).net.eval()
+    with torch.no_grad():
+        for net in (by_peft, ours):
+            assert (net(input_ids=IDS).last_hidden_state - wanted).abs().max() < 1e-4 * wanted.abs().max()

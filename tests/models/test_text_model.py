@@ -150,7 +150,7 @@ def test_the_factorised_table_is_the_nearest_of_its_rank(bert, rank):
 
 
 def test_ranks_that_save_nothing_are_told(bert):
-    assert "99 saves nothing: 23 tokens of width 32 take a rank below 13" in message(
+    assert "99 saves nothing: 23 tokens of width 32 take a rank from 1 to 13" in message(
         bert, "student", arguments={"embedding_rank": 99}
     )
     assert "a whole number, not '8'" in message(bert, "student", arguments={"embedding_rank": "8"})

@@ -192,6 +192,12 @@ def test_convolutions_and_embeddings_learn_when_they_are_named(tmp_path):
             r"`lm_head` shares its weights with `model\.embed_tokens`: merged, an adapter of the one",
         ),
         ("t5", {"targets": ("shared",)}, r"`shared` shares its weights"),
+        (
+            "llama",
+            {"train": ("lm_head",)},
+            r"lora\.train: `lm_head` shares its weights with `model\.embed_tokens`, which would learn with it",
+        ),
+        ("t5", {"train": ("shared", "lm_head")}, r"`shared` shares its weights with `encoder\.embed_tokens`"),
         ("vit", {"targets": ("head",), "train": ("head",)}, r"`head` is in `train` too"),
         ("vit", {"train": ("heads",)}, r"lora\.train: no module of the model is called `heads` \(did you mean `head`\?\)"),
         ("vit", {"targets": ("norm1",)}, r"is called `norm1`"),
@@ -423,6 +429,8 @@ def test_adapters_are_not_merged_into_quantized_weights(tmp_path, student):
             match=r"distill\.lora: .* holds a variant with quantized weights \(w4g32\).*would have to be rounded again",
         ):
             adapter_base.check(model, "distill.lora")
+    with pytest.raises(BadInput, match=r"holds a variant with quantized weights"):
+        adapter_base.check(Model(model=f"hf:{tmp_path}"), "distill.lora")
     (tmp_path / "variant.json").write_text(json.dumps({"scheme": {"label": "fp32", "weights": None}}))
     adapter_base.check(Model(model=str(tmp_path)), "distill.lora")
     model = copy.deepcopy(student[0])

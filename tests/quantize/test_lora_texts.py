@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_causal
+import tiny_texts
 import torch
 import translation
 from safetensors.torch import load_file
 
-from edgekd import verbs
+from edgekd import stages, verbs
+from edgekd.errors import BadInput
+from edgekd.materials import Materials
+from edgekd.plan import plan
 from edgekd.quantize import lora
 from edgekd.recipe import Lora, Recipe
 from edgekd.tasks import task_of
@@ -87,3 +91,23 @@ def test_from_recipe_to_report(tmp_path: Path) -> None:
     assert page.count("rank 4 in ") == 2
     for stage in ("student", "variants/adapted"):
         assert any("lora_A" in name for name in load_file(tmp_path / "run" / stage / "adapter" / "adapter_model.safetensors"))
+
+
+def test_what_comes_after_adapters_learns_from_the_student_with_them(tmp_path: Path) -> None:
+    layers = {
+        "kind": "features",
+        "student": "encoder.layer.1",
+        "teacher": "encoder.layer.2",
+    }  # the student has two layers alone
+    distill = {"epochs": 1, "teacher": "live", "objectives": [{"kind": "embedding"}, layers]}
+
+    def check(**given: Any) -> None:
+        variant = {"name": "v", "method": ["lora", "quantized-distillation"], "weights": {"bits": 4, "group": 16}, **given}
+        asked = tiny_texts.recipe(tmp_path, tmp_path / "bert", distill=distill, quantize=[variant])
+        laid_out = plan(asked, tmp_path / "run")
+        stages.check_variants(laid_out, Materials(laid_out), asked.quantize)
+
+    tiny_texts.bert(tmp_path / "bert")
+    with pytest.raises(BadInput, match=r"the teacher has no layer `encoder\.layer\.2`"):
+        check()
+    check(training=[{}, {"objectives": [{"kind": "embedding"}]}])

@@ -56,6 +56,11 @@ def loss(config: Features, step: Step) -> torch.Tensor:
         student, teacher = (functional.adaptive_avg_pool2d(x, size) for x in (student, teacher))
     if step.trained is not None:
         student = step.trained(student)
+    if student.shape != teacher.shape:
+        raise BadInput(
+            f"features: student layer `{config.student}` gives {tuple(student.shape)} and teacher layer `{config.teacher}` "
+            f"{tuple(teacher.shape)} for the same samples: match layers of models that read texts in the same tokens, or leave it out"
+        )
     match config.distance:
         case "mse":
             return functional.mse_loss(student, teacher)
