@@ -181,18 +181,24 @@ def _merge(tuner: Any, where: str, folder: Path) -> None:
                 )
 
 
+def owners(net: nn.Module) -> dict[int, list[str]]:
+    """Return the names of each parameter, by its id: several where layers share it."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), []).append(name)
+    return found
+
+
 def _refuse_shared(net: nn.Module, where: str, folder: Path) -> None:
     """Refuse an adapter of one of two layers that share their weights (tied embeddings): merged, it would change the other, too."""
     from peft.tuners.lora import LoraLayer
 
-    owners: dict[int, list[str]] = {}
-    for name, weights in net.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(weights), []).append(name)
+    sharing = owners(net)
     for name, layer in net.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
         weights = getattr(layer.get_base_layer(), "weight", None)
-        if others := [one for one in owners.get(id(weights), ()) if not one.startswith(f"{name}.")]:
+        if others := [one for one in sharing.get(id(weights), ()) if not one.startswith(f"{name}.")]:
             raise BadInput(
                 f"{where}: {folder} adapts `{name}`, which shares its weights with `{others[0].rpartition('.')[0].removesuffix('.base_layer')}`: "
                 "merged, it would change both. Give a model whose two are apart (tie_word_embeddings: false), or an adapter without it"

@@ -139,9 +139,9 @@ def targets(net: nn.Module, config: Lora, where: str) -> list[str]:
     _refuse_quantized(net, where)
     if unknown := [name for name in config.train if name not in modules or not name]:
         raise BadInput(f"{where}.train: no module of the model is called `{unknown[0]}`{nearest(unknown[0], _called(modules))}")
-    if found := _shared_outside(net, config.train):
+    if both := _shared_outside(net, config.train):
         raise BadInput(
-            f"{where}.train: `{found[0]}` shares its weights with `{found[1]}`, which would learn with it and not be kept as the adapter's: "
+            f"{where}.train: `{both[0]}` shares its weights with `{both[1]}`, which would learn with it and not be kept as the adapter's: "
             "name both, or neither"
         )
     whole = {name for name in modules if any(_inside(name, module) for module in config.train)}
@@ -177,6 +177,7 @@ def targets(net: nn.Module, config: Lora, where: str) -> list[str]:
 
 def _candidates(net: nn.Module) -> tuple[list[str], list[str], dict[str, str]]:
     """Return linear layers, others that take an adapter, and of both those that share weights: name -> who else has them."""
+    from ..models import adapters
     from ..models.transformers_model import transformers_here
 
     transformers_here()
@@ -193,7 +194,7 @@ def _candidates(net: nn.Module) -> tuple[list[str], list[str], dict[str, str]]:
         for name, m in net.named_modules()
         if isinstance(m, (nn.Linear, Conv1D, *KINDS)) and name not in inside and m._parameters.get("weight") is not None
     }
-    owners = _owners(net)
+    owners = adapters.owners(net)
     shared = {}
     for name, layer in layers.items():
         if rest := [owner for owner in owners[id(layer.weight)] if owner != f"{name}.weight"]:
@@ -202,17 +203,11 @@ def _candidates(net: nn.Module) -> tuple[list[str], list[str], dict[str, str]]:
     return linear, [name for name, m in layers.items() if isinstance(m, KINDS)], shared
 
 
-def _owners(net: nn.Module) -> dict[int, list[str]]:
-    """Return the names of each parameter, by its id: several where layers share it."""
-    owners: dict[int, list[str]] = {}
-    for name, weights in net.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(weights), []).append(name)
-    return owners
-
-
 def _shared_outside(net: nn.Module, train: Sequence[str]) -> tuple[str, str] | None:
     """Return a module to be trained whole that shares weights with a layer that is not, and that layer; None where there is none."""
-    for names in _owners(net).values():
+    from ..models import adapters
+
+    for names in adapters.owners(net).values():
         inside = [module for module in train for name in names if _inside(name, module)]
         outside = [name for name in names if not any(_inside(name, module) for module in train)]
         if inside and outside:
