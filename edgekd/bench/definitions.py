@@ -34,7 +34,7 @@ DEFINITIONS = {
     "energy": "Joules a call: what the host's own counter added between the start and the end of a block of calls / the calls made "
     "in it, those that settle it included. It is the whole package's, idle power included; the idle watts are told beside it. Where "
     "a host has no counter that may be read, it says so.",
-    "ratio": "Both files are timed in alternating blocks (A B A B, in the next launch B A B A), each in a process of its own, started afresh several times. The "
+    "ratio": "Both files are timed in alternating blocks (A B A B, in the next launch B A B A), each in a process of its own, started afresh several times, A first in one launch, B first in the next. The "
     "ratio is the mean over launches of the median over pairs of neighbouring blocks, with a 95 % interval over launches. Below "
     "2.5 % it is not called a difference.",
     "roofline fraction": "Attainable time / median warm latency. Attainable: the longer of operations / the host's measured matrix "
