@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,37 @@ from plans import SIZES, network, parameters
 VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {"method": "none"},
     "int8": {"method": "dynamic", "weights": {"bits": 8}, "activations": {"bits": 8}},
-    "w4": {"method": "round-to-nearest", "weights": {"bits": 4, "group": 32}},
+    "w4": {"method": "round-to-nearest", "weights": {"bits": 4, "group": 32, "symmetric": True}},
+    "w4-a8": {"method": "round-to-nearest", "weights": {"bits": 4, "group": 32, "symmetric": True}},
 }
+OPTIONS: dict[str, dict[str, str]] = {"w4-a8": {"activations": "int8"}}
+"""Variant -> options of its target: the same weights as w4, multiplied by activations that are rounded to 8 bits."""
 CONTEXT = 4096 + 256
 """Positions: the longest prompt and what is written after it."""
 START = 2
+SEED = 0
 
 
 def files(folder: Path, size: str, form: str, variant: str) -> dict[str, Path]:
     """Return graph -> file; make the network's files where they are missing (minutes, and four times the weights in memory)."""
     made = folder / size / form
-    if not (made / "facts.json").is_file():
+    known = facts(folder, size, form) if (made / "facts.json").is_file() else {}
+    if known.get("variants") != VARIANTS:
         subprocess.run([sys.executable, __file__, str(folder), size, form], check=True)
     return {file.stem: file for file in sorted((made / variant).glob("*.onnx"), reverse=True)}  # encoder before decoder
 
 
 def facts(folder: Path, size: str, form: str) -> dict[str, Any]:
-    """Return {"parameters"} of a network whose files are made."""
+    """Return {"parameters", "variants"} of a network whose files are made."""
     return dict(json.loads((folder / size / form / "facts.json").read_text(encoding="utf-8")))
+
+
+def seeded(size: str, form: str) -> Any:
+    """Return a network of transformers, the same weights every time."""
+    import torch
+
+    torch.manual_seed(SEED)
+    return network(SIZES[size][form], CONTEXT).eval()
 
 
 class Graphs:
@@ -53,8 +67,6 @@ class Graphs:
 
 def make(folder: Path, size: str, form: str) -> None:
     """Make one network with seeded random weights, its graphs in full precision, and its variants as ONNX Runtime gets them."""
-    import torch
-
     from edgekd import quantize
     from edgekd.backends import onnxruntime
     from edgekd.export import onnx
@@ -64,8 +76,7 @@ def make(folder: Path, size: str, form: str) -> None:
     from edgekd.recipe import VariantRecipe
     from edgekd.targets import load_target
 
-    torch.manual_seed(0)
-    net = network(SIZES[size][form], CONTEXT).eval()
+    net = seeded(size, form)
     module = CausalLM(net) if form == "decoder-only" else Seq2SeqLM(net, START)
     student = LoadedModel(module, f"{form} of {size}", None, None, parameters(net))
     into = folder / size / form
@@ -81,10 +92,11 @@ def make(folder: Path, size: str, form: str) -> None:
         work, ships = into / f"{name}-variant", into / name
         ships.mkdir()
         variant = quantize.make(VariantRecipe.model_validate({"name": name, **config}), job, work)
-        onnxruntime.convert(variant, target, ships)
+        onnxruntime.convert(variant, replace(target, options=OPTIONS.get(name, {})), ships)
         shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(plain)
-    (into / "facts.json").write_text(json.dumps({"parameters": student.parameters}) + "\n", encoding="utf-8")
+    told = {"parameters": student.parameters, "variants": VARIANTS}
+    (into / "facts.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

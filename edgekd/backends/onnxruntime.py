@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import host
 from ..errors import BadInput, Missing, first_line
-from . import Means, installed
+from . import Means, installed, ort_cache
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +43,10 @@ _SEVEN_BITS = 64
 
 
 class OnnxRuntimeSession:
-    """A graph loaded by ONNX Runtime. providers: execution provider -> nodes it took (after the graph was simplified)."""
+    """A graph loaded by ONNX Runtime. providers: execution provider -> nodes it took (after the graph was simplified).
+
+    Of a file whose attention takes a cache with room in it, the cache grows in place from call to call (ort_cache.py).
+    """
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -53,9 +56,12 @@ class OnnxRuntimeSession:
         for part in session.get_provider_graph_assignment_info():
             taken[part.ep_name] += len(part.get_nodes())
         self.providers: dict[str, int] = dict(sorted(taken.items()))
+        self._cache = ort_cache.of(session)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run once. Inputs that the graph does not have are left out."""
+        if self._cache is not None:
+            return self._cache.run(inputs)
         made = self._session.run(self._outputs, {name: inputs[name] for name in self._inputs})
         return dict(zip(self._outputs, made, strict=True))
 
@@ -105,7 +111,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     from ..export.onnx import files_of, save
     from ..quantize.packed import foldable
-    from . import ort_attention, ort_form, ort_nbits, ort_norm
+    from . import ort_attention, ort_form, ort_grouped, ort_nbits, ort_norm
 
     made = {}
     for name, source in variant.graphs.items():
@@ -117,8 +123,10 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
             rounded = target.options.get("activations") == "int8"
             steps[ort_form.ROUNDED if rounded else "MatMulNBits"] = partial(ort_nbits.fuse, level=4 if rounded else 1)
         if target.backend == "onnxruntime":
+            steps[ort_norm.OPERATOR] = ort_norm.fuse
             steps["Sum"] = ort_norm.split
             if target.options.get("attention") != "plain":
+                steps[ort_grouped.OPERATOR] = ort_grouped.fuse
                 steps["MultiHeadAttention"] = ort_attention.fuse
         formed = ort_form.formed(model, steps, load)
         if alone:
@@ -132,10 +140,15 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
 
 def form(file: Path) -> dict[str, int | str]:
-    """Say which operators of ONNX Runtime's own a written file was given, and how often, or why not: {} for a plain one."""
-    from . import ort_form
+    """Say which operators of ONNX Runtime's own a written file was given, and how often, or why not: {} for a plain one.
 
-    return ort_form.told(file)
+    `past_key_values`: where what may be given as the cache is not what the graph's axes say alone, in words.
+    """
+    from . import ort_form, ort_grouped
+
+    told = ort_form.told(file)
+    grouped = isinstance(told.get(ort_grouped.OPERATOR), int)
+    return {**told, "past_key_values": ort_grouped.CONTRACT} if grouped else told
 
 
 def _as_stored(model: onnx.ModelProto, target: Target) -> bool:

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .ort_match import DOMAIN, HEADS, Nodes, integer, order, with_domain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx
 
-DOMAIN = "com.microsoft"
 OPERATOR = "MultiHeadAttention"
-
-_HEADS = [0, 2, 1, 3]
-"""(batch, tokens, heads, size) -> (batch, heads, tokens, size), and back."""
 
 
 def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -53,11 +51,7 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         return model, 0
     set_nodes(made, nodes)
     drop_unused(made)
-    shapes = {name for node in made.graph.node for name in node.output}
-    for value in [value for value in made.graph.value_info if value.name not in shapes]:
-        made.graph.value_info.remove(value)
-    if all(used.domain != DOMAIN for used in made.opset_import):
-        made.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    with_domain(made)
     return made, count
 
 
@@ -84,87 +78,46 @@ class _Linear:
     inner: tuple[onnx.NodeProto, ...]
 
 
-class _Graph:
-    """A graph, and what of it is asked often."""
+class _Graph(Nodes):
+    """A graph in which attention is looked for."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        super().__init__(graph)
         self.masks: dict[str, str] = {}
-
-    def constant(self, name: str) -> np.ndarray | None:
-        """Return a constant's value; None for what is computed."""
-        from onnx import numpy_helper
-
-        if name in self.tensors:
-            return numpy_helper.to_array(self.tensors[name])
-        node = self.makers.get(name)
-        if node is None or node.op_type != "Constant" or node.attribute[0].name != "value":
-            return None
-        return numpy_helper.to_array(node.attribute[0].t)
-
-    def made_by(self, name: str, *kinds: str) -> onnx.NodeProto | None:
-        """Return the node that makes a tensor, if it is of one of these kinds of ONNX's own."""
-        node = self.makers.get(name)
-        return node if node is not None and node.op_type in kinds and not node.domain else None
 
     def attention(self, last: onnx.NodeProto) -> Attention | None:
         """Recognise the attention that ends in this Reshape; None where there is none."""
-        if last.op_type != "Reshape" or not (turned := self.made_by(last.input[0], "Transpose")) or _perm(turned) != _HEADS:
+        if last.op_type != "Reshape" or not (turned := self.made_by(last.input[0], "Transpose")) or order(turned) != HEADS:
             return None
         weighted = self.made_by(turned.input[0], "MatMul")
         shares = weighted and self.made_by(weighted.input[0], "Softmax")
-        if not weighted or not shares or _int(shares, "axis", -1) not in (-1, 3):
+        if not weighted or not shares or integer(shares, "axis", -1) not in (-1, 3):
             return None
         scores, mask = shares.input[0], ""
         if added := self.made_by(scores, "Add"):
             one, other = added.input
-            scores, mask = (one, other) if self.made_by(self._scaled(one)[0], "MatMul") else (other, one)
-        scores, scale = self._scaled(scores)
+            scores, mask = (one, other) if self.made_by(self.scaled(one)[0], "MatMul") else (other, one)
+        scores, scale = self.scaled(scores)
         product = self.made_by(scores, "MatMul")
         if product is None:
             return None
-        q, v = self._heads(product.input[0], _HEADS), self._heads(weighted.input[1], _HEADS)
+        q, v = self._heads(product.input[0], HEADS), self._heads(weighted.input[1], HEADS)
         k = self._heads(product.input[1], [0, 2, 3, 1])
         if not q or not k or not v or not q[1] == k[1] == v[1] or q[2] != k[2]:
             return None
-        ends = self._end(last.input[1], 1)
+        ends = self.end(last.input[1], 1)
         return Attention(q[0], k[0], v[0], q[1], scale, mask) if ends in ([-1], [v[1] * v[2]]) else None
-
-    def _scaled(self, name: str) -> tuple[str, float]:
-        """Return (scores before a constant factor, the factor)."""
-        if node := self.made_by(name, "Mul", "Div"):
-            for place in (1,) if node.op_type == "Div" else (1, 0):
-                factor = self.constant(node.input[place])
-                if factor is not None and factor.size == 1:
-                    value = float(factor.reshape(()))
-                    return node.input[1 - place], 1 / value if node.op_type == "Div" else value
-        return name, 1.0
 
     def _heads(self, name: str, perm: list[int]) -> tuple[str, int, int] | None:
         """Return (tensor, heads, size of one) of what a tensor is the heads of; None where it is made otherwise."""
         turned = self.made_by(name, "Transpose")
         if turned is None:
             return None
-        if perm == [0, 2, 3, 1] and _perm(turned) == [0, 1, 3, 2]:
-            return self._heads(turned.input[0], _HEADS)
+        if perm == [0, 2, 3, 1] and order(turned) == [0, 1, 3, 2]:
+            return self._heads(turned.input[0], HEADS)
         cut = self.made_by(turned.input[0], "Reshape")
-        ends = self._end(cut.input[1], 2) if cut and _perm(turned) == perm else None
+        ends = self.end(cut.input[1], 2) if cut and order(turned) == perm else None
         return (cut.input[0], ends[0], ends[1]) if cut and ends and min(ends) > 0 else None
-
-    def _end(self, shape: str, count: int) -> list[int] | None:
-        """Return the last lengths of a shape, as far as they are constant; None where one is not."""
-        pieces = [shape]
-        if node := self.made_by(shape, "Concat"):
-            pieces = list(node.input)
-        found: list[int] = []
-        while pieces and len(found) < count:
-            values = self.constant(pieces.pop())
-            if values is None:
-                return None
-            found = [*map(int, values.reshape(-1)), *found]
-        return found[-count:] if len(found) >= count else None
 
     def fused(self, last: onnx.NodeProto, found: Attention) -> list[onnx.NodeProto]:
         """Return the nodes that stand for an attention, whose last one was `last`."""
@@ -217,7 +170,7 @@ class _Graph:
         from onnx import helper
 
         result = f"{end}.qkv"
-        weights = self._store(f"{end}.weights", linear.weights)
+        weights = self.store(f"{end}.weights", linear.weights)
         made: list[onnx.NodeProto] = []
 
         def then(kind: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
@@ -231,12 +184,12 @@ class _Graph:
             sums, _, factor, _ = linear.inner
             added = then("MatMulInteger", [linear.x, weights, sums.input[2]], f"{result}.sums")
             whole = then("Cast", [added], f"{result}.float", to=1)
-            scale = then("Mul", [factor.input[0], self._store(f"{end}.scales", linear.scale)], f"{result}.scale")
+            scale = then("Mul", [factor.input[0], self.store(f"{end}.scales", linear.scale)], f"{result}.scale")
             then("Mul", [whole, scale], before_bias)
         if linear.bias is not None:
-            then("Add", [before_bias, self._store(f"{end}.bias", linear.bias)], result)
+            then("Add", [before_bias, self.store(f"{end}.bias", linear.bias)], result)
         each = linear.weights.shape[1] // len(names)
-        sizes = self._store(f"{end}.sizes", np.array([each] * len(names)))
+        sizes = self.store(f"{end}.sizes", np.array([each] * len(names)))
         made.append(helper.make_node("Split", [result, sizes], list(names), name=f"{end}.split", axis=2))
         return made
 
@@ -255,7 +208,7 @@ class _Graph:
 
     def _padding(self, mask: str) -> tuple[str, float] | None:
         """Return (padding mask (batch, tokens), what is added where it is 0) of (1 - mask) value; None for another mask."""
-        turned, value = self._scaled(mask)
+        turned, value = self.scaled(mask)
         less = self.made_by(turned, "Sub")
         one = self.constant(less.input[0]) if less else None
         cast = self.made_by(less.input[1], "Cast") if less else None
@@ -264,12 +217,6 @@ class _Graph:
         if one is None or one.size != 1 or float(one.reshape(())) != 1 or wide is None or axes is None:
             return None
         return (wide.input[0], value) if axes.tolist() == [1, 2] and value < 0 else None
-
-    def _store(self, name: str, values: np.ndarray) -> str:
-        from onnx import numpy_helper
-
-        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
-        return name
 
 
 def _joined(parts: Sequence[_Linear]) -> _Linear | None:
@@ -282,11 +229,3 @@ def _joined(parts: Sequence[_Linear]) -> _Linear | None:
     bias = np.concatenate([p.bias for p in parts if p.bias is not None]) if first.bias is not None else None
     scale = np.concatenate([p.scale for p in parts if p.scale is not None]) if first.scale is not None else None
     return _Linear(first.x, np.concatenate([p.weights for p in parts], axis=1), bias, scale, first.inner)
-
-
-def _perm(node: onnx.NodeProto) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
-
-
-def _int(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((a.i for a in node.attribute if a.name == name), default)

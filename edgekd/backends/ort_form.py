@@ -78,9 +78,11 @@ def _departs(plain: onnx.ModelProto, made: onnx.ModelProto, load: Callable[..., 
             file = Path(folder) / f"{name}.onnx"
             save(model, file)
             try:
-                outputs.append(load(file, exact=name == "plain").run(trial_inputs(interface(file)["inputs"])))
+                session = load(file, exact=name == "plain")
+                made_of = [session.run(inputs) for inputs in trials(interface(file)["inputs"])]
             except Exception as error:  # of the binding, which share no base
                 return f"{'left as it was' if name == 'formed' else 'not tried'}: the {name} graph does not run ({first_line(error)[:200]})"
+            outputs.append({f"{key} of call {n}": value for n, call in enumerate(made_of) for key, value in call.items()})
     near = compare(*outputs)
     rounds = rounds or any(node.op_type == "DynamicQuantizeLinear" for node in plain.graph.node)
     if (near.sqnr_db >= _MIN_SQNR_DB) if rounds else (near.relative <= _MAX_ERROR):
@@ -93,13 +95,29 @@ def rounds(form: Mapping[str, Any]) -> bool:
     return isinstance(form.get(ROUNDED), int)
 
 
-def trial_inputs(declared: list[dict[str, Any]]) -> Arrays:
-    """Make inputs of two samples; in masks the first sample ends in padding."""
+def trials(declared: list[dict[str, Any]]) -> list[Arrays]:
+    """Make the inputs of the calls that are tried: two samples; of a decoder two prompts, a step behind two, and several tokens behind one."""
+    past, tokens = _axis(declared, "past", 2), _axis(declared, "input_ids", 1)
+    if past is None or tokens is None:
+        return [trial_inputs(declared)]
+    return [trial_inputs(declared), *(trial_inputs(declared, rows, {past: 5, tokens: read}) for rows, read in ((2, 1), (1, 3)))]
+
+
+def trial_inputs(declared: list[dict[str, Any]], samples: int = 2, axes: Mapping[str, int] | None = None) -> Arrays:
+    """Make inputs of so many samples; in masks the first of several ends in padding, or begins with it where a cache is full. axes: lengths."""
     from ..bench.scenarios import random_inputs
 
-    made = random_inputs(declared, 2, vocabulary=16)  # no vocabulary is smaller
+    made = random_inputs(declared, samples, vocabulary=16, axes=axes)  # no vocabulary is smaller
     for name, values in made.items():
-        if "mask" in name and values.ndim == 2 and values.shape[1] > 3:
+        if name.endswith("to_keep"):  # the first token is always there
+            made[name] = np.zeros_like(values)
+        if samples > 1 and "mask" in name and values.ndim == 2 and values.shape[1] > 3:
             made[name] = values = np.array(values)
-            values[0, -3:] = 0
+            values[0, slice(0, 2) if axes else slice(-3, None)] = 0
     return made
+
+
+def _axis(declared: list[dict[str, Any]], begins: str, place: int) -> str | None:
+    """Return what the open axis at `place` is called, of the first input whose name begins so; None where there is none."""
+    shape: list[Any] = next((one["shape"] for one in declared if one["name"].startswith(begins)), [])
+    return shape[place] if len(shape) > place and isinstance(shape[place], str) and shape[place] else None

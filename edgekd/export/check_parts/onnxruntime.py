@@ -28,8 +28,26 @@ def open_session(path: Path, threads: int) -> tuple[Any, float]:
     seconds = time.perf_counter() - start
     takes = [value.name for value in session.get_inputs()]
     gives = [value.name for value in session.get_outputs()]
+    form = session.get_modelmeta().custom_metadata_map.get("edgekd.form", "")
 
     def call(inputs: dict[str, Any]) -> dict[str, Any]:
+        if "GroupQueryAttention" in form and several_behind_a_cache(inputs):
+            return row_by_row(call, inputs, "logits_to_keep")
         return dict(zip(gives, session.run(gives, {name: inputs[name] for name in takes})))  # noqa: B905 - not in Python 3.8
 
     return call, seconds
+
+
+def several_behind_a_cache(inputs: dict[str, Any]) -> bool:
+    """Say whether rows read several tokens each behind a cache: that operator takes those one row at a time."""
+    ids, past = inputs["input_ids"], inputs["past_key_values.0.key"]
+    return bool(min(ids.shape) > 1 and past.shape[2])
+
+
+def row_by_row(call: Any, inputs: dict[str, Any], shared: str) -> dict[str, Any]:
+    """Run each row alone. shared: the input that is one for all."""
+    import numpy as np
+
+    rows = len(inputs["input_ids"])
+    made = [call({name: v if name == shared else v[row : row + 1] for name, v in inputs.items()}) for row in range(rows)]
+    return {name: np.concatenate([one[name] for one in made]) for name in made[0]}

@@ -1,0 +1,103 @@
+"""What is asked of an ONNX graph where a pattern is looked for: who makes a tensor, what a constant is, how a shape ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "com.microsoft"
+"""Of ONNX Runtime's own operators."""
+
+HEADS = [0, 2, 1, 3]
+"""(batch, tokens, heads, size) -> (batch, heads, tokens, size), and back."""
+
+
+class Nodes:
+    """A graph's nodes by what they make."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Return a constant's value; None for what is computed."""
+        from onnx import numpy_helper
+
+        if name in self.tensors:
+            return np.asarray(numpy_helper.to_array(self.tensors[name]))
+        node = self.makers.get(name)
+        if node is None or node.op_type != "Constant" or node.attribute[0].name != "value":
+            return None
+        return np.asarray(numpy_helper.to_array(node.attribute[0].t))
+
+    def whole(self, name: str) -> list[int] | None:
+        """Return a constant's integers, flat; None for what is computed."""
+        values = self.constant(name)
+        return None if values is None else [int(value) for value in values.reshape(-1)]
+
+    def number(self, name: str) -> float | None:
+        """Return a constant's one value; None for what is computed, and for several."""
+        values = self.constant(name)
+        return float(values.reshape(())) if values is not None and values.size == 1 else None
+
+    def made_by(self, name: str, *kinds: str) -> onnx.NodeProto | None:
+        """Return the node that makes a tensor, if it is of one of these kinds of ONNX's own."""
+        node = self.makers.get(name)
+        return node if node is not None and node.op_type in kinds and not node.domain else None
+
+    def scaled(self, name: str) -> tuple[str, float]:
+        """Return (a tensor before it is multiplied by a constant number, the number); (itself, 1) where it is not."""
+        if node := self.made_by(name, "Mul", "Div"):
+            for place in (1,) if node.op_type == "Div" else (1, 0):
+                value = self.number(node.input[place])
+                if value is not None:
+                    return node.input[1 - place], 1 / value if node.op_type == "Div" else value
+        return name, 1.0
+
+    def end(self, shape: str, count: int) -> list[int] | None:
+        """Return the last lengths of a shape, as far as they are constant; None where one is not."""
+        pieces = [shape]
+        if node := self.made_by(shape, "Concat"):
+            pieces = list(node.input)
+        found: list[int] = []
+        while pieces and len(found) < count:
+            values = self.whole(pieces.pop())
+            if values is None:
+                return None
+            found = [*values, *found]
+        return found[-count:] if len(found) >= count else None
+
+    def store(self, name: str, values: np.ndarray | np.float32) -> str:
+        """Add a constant; return its name."""
+        from onnx import numpy_helper
+
+        if name not in self.tensors:
+            self.tensors[name] = numpy_helper.from_array(np.array(values, order="C"), name)
+            self.graph.initializer.append(self.tensors[name])
+        return name
+
+
+def order(node: onnx.NodeProto) -> list[int]:
+    """Return a Transpose's order of axes."""
+    return next((list(a.ints) for a in node.attribute if a.name == "perm"), [])
+
+
+def integer(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return an attribute's integer."""
+    return next((a.i for a in node.attribute if a.name == name), default)
+
+
+def with_domain(model: onnx.ModelProto) -> None:
+    """Declare ONNX Runtime's own operators, and forget what was known of tensors that are gone."""
+    import onnx
+
+    made = {name for node in model.graph.node for name in node.output}
+    for value in [value for value in model.graph.value_info if value.name not in made]:
+        model.graph.value_info.remove(value)
+    if all(used.domain != DOMAIN for used in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
