@@ -1,6 +1,6 @@
-"""Write the study's ONNX files: FOLDER/SIZE/FORM/VARIANT/GRAPH.onnx. Run as a program, it makes one network, in a process of its own.
+"""Write the study's ONNX files: FOLDER/SIZE/FORM/VARIANT/GRAPH.onnx. Run as a program, it makes one variant, in a process of its own.
 
-python benchmarks/slm/make_models.py FOLDER 30M encoder-decoder
+python benchmarks/slm/make_models.py FOLDER 30M encoder-decoder fp32
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ SEED = 0
 
 
 def files(folder: Path, size: str, form: str, variant: str) -> dict[str, Path]:
-    """Return graph -> file; make the network's files where they are missing (minutes, and four times the weights in memory)."""
+    """Return graph -> file; make what is missing (minutes, and four times the weights in memory)."""
     made = folder / size / form
     known = facts(folder, size, form) if (made / "facts.json").is_file() else {}
-    if known.get("variants") != VARIANTS:
-        subprocess.run([sys.executable, __file__, str(folder), size, form], check=True)
+    if known.get("variants", {}).get(variant) != _told(variant):
+        subprocess.run([sys.executable, __file__, str(folder), size, form, variant], check=True)
     return {file.stem: file for file in sorted((made / variant).glob("*.onnx"), reverse=True)}  # encoder before decoder
 
 
 def facts(folder: Path, size: str, form: str) -> dict[str, Any]:
-    """Return {"parameters", "variants"} of a network whose files are made."""
+    """Return {"parameters", "variants"} of a network of which files are made."""
     return dict(json.loads((folder / size / form / "facts.json").read_text(encoding="utf-8")))
 
 
@@ -65,8 +65,8 @@ class Graphs:
         return [decoder_graph(model.module)] if isinstance(model.module, CausalLM) else list(graphs(model.module))
 
 
-def make(folder: Path, size: str, form: str) -> None:
-    """Make one network with seeded random weights, its graphs in full precision, and its variants as ONNX Runtime gets them."""
+def make(folder: Path, size: str, form: str, name: str) -> None:
+    """Make one variant of a network with seeded random weights, as ONNX Runtime gets it; its graphs in full precision once for all."""
     from edgekd import quantize
     from edgekd.backends import onnxruntime
     from edgekd.export import onnx
@@ -80,24 +80,30 @@ def make(folder: Path, size: str, form: str) -> None:
     module = CausalLM(net) if form == "decoder-only" else Seq2SeqLM(net, START)
     student = LoadedModel(module, f"{form} of {size}", None, None, parameters(net))
     into = folder / size / form
-    shutil.rmtree(into, ignore_errors=True)
-    plain = into / "plain"
-    plain.mkdir(parents=True)
-    source = {graph.name: plain / f"{graph.name}.onnx" for graph in Graphs().graphs(student, None)}
-    for graph in Graphs().graphs(student, None):
-        onnx.write(graph, source[graph.name])
+    plain, ships, work = into / "plain", into / name, into / f"{name}-variant"
+    told = facts(folder, size, form) if (into / "facts.json").is_file() else {"variants": {}}
+    graphs = Graphs().graphs(student, None)
+    source = {graph.name: plain / f"{graph.name}.onnx" for graph in graphs}
+    if not all(file.is_file() for file in source.values()):
+        shutil.rmtree(plain, ignore_errors=True)
+        plain.mkdir(parents=True)
+        for graph in graphs:
+            onnx.write(graph, source[graph.name])
+    for folder_of_it in (ships, work):
+        shutil.rmtree(folder_of_it, ignore_errors=True)
+    ships.mkdir()
     target = load_target("onnxruntime-cpu")
     job = quantize.Job(source, (target,), task=Graphs(), splits=lambda: None, student=lambda: student)
-    for name, config in VARIANTS.items():
-        work, ships = into / f"{name}-variant", into / name
-        ships.mkdir()
-        variant = quantize.make(VariantRecipe.model_validate({"name": name, **config}), job, work)
-        onnxruntime.convert(variant, replace(target, options=OPTIONS.get(name, {})), ships)
-        shutil.rmtree(work, ignore_errors=True)
-    shutil.rmtree(plain)
-    told = {"parameters": student.parameters, "variants": VARIANTS}
+    variant = quantize.make(VariantRecipe.model_validate({"name": name, **VARIANTS[name]}), job, work)
+    onnxruntime.convert(variant, replace(target, options=OPTIONS.get(name, {})), ships)
+    shutil.rmtree(work, ignore_errors=True)
+    told = {"parameters": student.parameters, "variants": {**told["variants"], name: _told(name)}}
     (into / "facts.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
+def _told(name: str) -> dict[str, Any]:
+    return {**VARIANTS[name], "options": OPTIONS.get(name, {})}
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    make(Path(sys.argv[1]), *sys.argv[2:])

@@ -111,7 +111,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     from ..export.onnx import files_of, save
     from ..quantize.packed import foldable
-    from . import ort_attention, ort_form, ort_grouped, ort_nbits, ort_norm
+    from . import ort_attention, ort_form, ort_grouped, ort_joint, ort_nbits, ort_norm
 
     made = {}
     for name, source in variant.graphs.items():
@@ -119,15 +119,17 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
         model = onnx.load(str(source))
         alone = variant.scheme.weights is not None and variant.scheme.activations is None
         steps: dict[str, ort_form.Step] = {}
-        if alone and _as_stored(model, target):
-            rounded = target.options.get("activations") == "int8"
-            steps[ort_form.ROUNDED if rounded else "MatMulNBits"] = partial(ort_nbits.fuse, level=4 if rounded else 1)
         if target.backend == "onnxruntime":
             steps[ort_norm.OPERATOR] = ort_norm.fuse
             steps["Sum"] = ort_norm.split
             if target.options.get("attention") != "plain":
                 steps[ort_grouped.OPERATOR] = ort_grouped.fuse
                 steps["MultiHeadAttention"] = ort_attention.fuse
+        if alone and _as_stored(model, target):  # after what is judged more strictly than rounding lets
+            rounded = target.options.get("activations") == "int8"
+            steps[ort_form.ROUNDED if rounded else "MatMulNBits"] = partial(ort_nbits.fuse, level=4 if rounded else 1)
+        if target.backend == "onnxruntime":
+            steps[ort_joint.NAME] = ort_joint.fuse
         formed = ort_form.formed(model, steps, load)
         if alone:
             formed = foldable(formed)

@@ -84,10 +84,15 @@ def _departs(plain: onnx.ModelProto, made: onnx.ModelProto, load: Callable[..., 
                 return f"{'left as it was' if name == 'formed' else 'not tried'}: the {name} graph does not run ({first_line(error)[:200]})"
             outputs.append({f"{key} of call {n}": value for n, call in enumerate(made_of) for key, value in call.items()})
     near = compare(*outputs)
-    rounds = rounds or any(node.op_type == "DynamicQuantizeLinear" for node in plain.graph.node)
+    rounds = rounds or any(node.op_type == "DynamicQuantizeLinear" or _in_int8(node) for node in plain.graph.node)
     if (near.sqnr_db >= _MIN_SQNR_DB) if rounds else (near.relative <= _MAX_ERROR):
         return None
     return f"left as it was: outputs differ by {near.relative:.2g} of the largest ({near.sqnr_db:.0f} dB)"
+
+
+def _in_int8(node: onnx.NodeProto) -> bool:
+    """Say whether a product rounds its activations at each call."""
+    return node.op_type == "MatMulNBits" and any(a.name == "accuracy_level" and a.i == 4 for a in node.attribute)
 
 
 def rounds(form: Mapping[str, Any]) -> bool:

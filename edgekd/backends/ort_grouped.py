@@ -18,26 +18,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .ort_match import DOMAIN, HEADS, Nodes, integer, order, with_domain
+from . import ort_rotary
+from .ort_match import DOMAIN, FAR, HEADS, Nodes, integer, order, with_domain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import onnx
 
 OPERATOR = "GroupQueryAttention"
-ROTARY = "RotaryEmbedding"
 IDS, MASK = "input_ids", "attention_mask"
 _PAST = "past_key_values."
+_TOKENS = ((IDS, 1), ("position_ids", 1))
+"""Inputs, and their axis, that are as long as there are tokens to read."""
 
 CONTRACT = (
     "may be longer than the past: attention_mask covers past + tokens, new positions are written behind the past, present is as long; "
     "several tokens behind a past: one row at a time"
 )
 """What an artifact says of such a file's `past_key_values`, in words."""
-
-_FAR = 2**31 - 1
-"""An end of a Slice that is no end: exporters write this or more."""
 
 
 def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
@@ -79,7 +76,7 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 def _reads_no_positions(node: onnx.NodeProto) -> bool:
     """Say whether a node may read a cache that is longer than its past: the operator, and what asks for its other axes."""
     return node.op_type == OPERATOR or (
-        node.op_type == "Shape" and 0 <= integer(node, "start", 0) < integer(node, "end", _FAR) <= 2
+        node.op_type == "Shape" and 0 <= integer(node, "start", 0) < integer(node, "end", FAR) <= 2
     )
 
 
@@ -104,24 +101,12 @@ class _Attention:
     masked: float
 
 
-@dataclass(frozen=True)
-class _Rotated:
-    """Queries or keys turned by their positions. angles: (batch, tokens, half); cosines and sines are taken of them, times factor."""
-
-    x: str
-    half: int
-    angles: str
-    factor: float
-
-
 class _Graph(Nodes):
     """A graph in which attention over a cache is looked for."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         super().__init__(graph)
-        self.shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
         self.outputs = {value.name for value in graph.output}
-        self.made: set[str] = set()
 
     # ---- recognising
 
@@ -165,7 +150,7 @@ class _Graph(Nodes):
 
     def _heads(self, cache: str) -> tuple[int, int] | None:
         """Return (heads, size) of a cache, an input of the graph; None where they are not fixed."""
-        axes = self.shapes.get(cache, ())
+        axes = self.inputs.get(cache, ())
         found = (axes[1].dim_value, axes[3].dim_value) if len(axes) == 4 else (0, 0)
         return found if min(found) > 0 else None
 
@@ -203,7 +188,7 @@ class _Graph(Nodes):
             return False
         places = self.made_by(within.input[1], "Add")
         pairs = (tuple(places.input), tuple(places.input)[::-1]) if places else ()
-        return any(self._counted(rows, 1) == (IDS, 1) and self._is_past(past) for rows, past in pairs)
+        return any(self._counted(rows, 1) in _TOKENS and self._is_past(past) for rows, past in pairs)
 
     def _counted(self, name: str, axis: int) -> tuple[str, int] | None:
         """Return (input, axis) where a tensor counts 0, 1, ... along that axis of an input, with an axis of 1 put in at `axis`."""
@@ -222,75 +207,10 @@ class _Graph(Nodes):
         if node := self.made_by(name, "Squeeze", "Reshape", "Cast"):
             name = node.input[0]
         node = self.made_by(name, "Shape")
-        if node is None or node.input[0] not in self.shapes:
+        if node is None or node.input[0] not in self.inputs:
             return None
         start = integer(node, "start", 0)
-        return (node.input[0], start) if integer(node, "end", _FAR) == start + 1 else None
-
-    def _rotated(self, name: str) -> _Rotated | None:
-        """Recognise x cos + (-x[half:], x[:half]) sin (Su et al. 2021, arXiv:2104.09864)."""
-        total = self.made_by(name, "Add")
-        parts = [self.made_by(one, "Mul") for one in total.input] if total else []
-        for straight, crossed in (parts, parts[::-1]) if len(parts) == 2 else ():
-            for x, cos in (tuple(straight.input), tuple(straight.input)[::-1]) if straight else ():
-                for turned, sin in (tuple(crossed.input), tuple(crossed.input)[::-1]) if crossed else ():
-                    half, table = self._half(turned, x), self._table(cos, "Cos")
-                    if half is not None and table is not None and table == self._table(sin, "Sin"):
-                        return _Rotated(x, half, *table)
-        return None
-
-    def _half(self, name: str, x: str) -> int | None:
-        """Return half of x's size where a tensor is (-x[half:], x[:half]) along the last axis; None for another tensor."""
-        joined = self.made_by(name, "Concat")
-        if joined is None or len(joined.input) != 2 or integer(joined, "axis", 0) not in (-1, 3):
-            return None
-        less = self.made_by(joined.input[0], "Neg")
-        high, low = self._part(less.input[0], x) if less else None, self._part(joined.input[1], x)
-        if high is None or low is None or low[0] != 0 or high[1] < _FAR or low[1] != high[0]:
-            return None
-        return high[0]
-
-    def _part(self, name: str, x: str) -> tuple[int, int] | None:
-        """Return (start, end) of what is cut from x along its last axis; None for anything else."""
-        cut = self.made_by(name, "Slice")
-        if cut is None or cut.input[0] != x or len(cut.input) < 4:
-            return None
-        start, end, axes = (self.whole(cut.input[place]) for place in (1, 2, 3))
-        steps = self.whole(cut.input[4]) if len(cut.input) > 4 else [1]
-        if not start or not end or axes not in ([3], [-1]) or steps != [1]:
-            return None
-        return start[0], end[0]
-
-    def _table(self, name: str, kind: str) -> tuple[str, float] | None:
-        """Return (angles, factor) of cosines or sines (batch, 1, tokens, size) whose two halves are the same."""
-        wide = self.made_by(name, "Unsqueeze")
-        if wide is None or self.whole(wide.input[1]) != [1]:
-            return None
-        plain, factor = self.scaled(wide.input[0])
-        function = self.made_by(plain, kind)
-        twice = self.made_by(function.input[0], "Concat") if function else None
-        if (
-            twice is None
-            or len(twice.input) != 2
-            or twice.input[0] != twice.input[1]
-            or integer(twice, "axis", 0) not in (-1, 2)
-        ):
-            return None
-        return twice.input[0], factor
-
-    def _frequencies(self, angles: str) -> tuple[str, np.ndarray] | None:
-        """Return (positions (batch, tokens), frequencies) whose products angles are; None where they are made otherwise."""
-        turned = self.made_by(angles, "Transpose")
-        product = self.made_by(turned.input[0], "MatMul") if turned and order(turned) == [0, 2, 1] else None
-        if product is None:
-            return None
-        wide = self.made_by(product.input[0], "Expand")
-        frequencies = self.constant(wide.input[0] if wide else product.input[0])
-        cast = self.made_by(product.input[1], "Cast")
-        places = self.made_by(cast.input[0], "Unsqueeze") if cast else None
-        if frequencies is None or places is None or self.whole(places.input[1]) != [1] or places.input[0] not in self.shapes:
-            return None
-        return places.input[0], frequencies
+        return (node.input[0], start) if integer(node, "end", FAR) == start + 1 else None
 
     # ---- writing
 
@@ -298,12 +218,12 @@ class _Graph(Nodes):
         """Return the nodes that stand for an attention, whose last one was `last`."""
         from onnx import helper
 
-        end, made = last.output[0], self._shared(found)
+        end, made = last.output[0], self._shared()
         kept = self._heads(found.keys.past)
         assert kept is not None  # it was recognised
         groups, heads = kept[0], kept[0] * found.keys.sharing
-        q = self._rotate(found.q, heads, f"{end}.queries", made)
-        k = self._rotate(found.keys.new, groups, f"{end}.keys", made)
+        q = self._tokens(found.q, heads, f"{end}.queries", made)
+        k = self._tokens(found.keys.new, groups, f"{end}.keys", made)
         v = self._flat(found.values.new, f"{end}.values", made)
         taken = [
             q,
@@ -323,66 +243,34 @@ class _Graph(Nodes):
         made.append(helper.make_node(OPERATOR, taken, given, name=last.name, domain=DOMAIN, **told))
         return made
 
-    def _shared(self, found: _Attention) -> list[onnx.NodeProto]:
+    def _shared(self) -> list[onnx.NodeProto]:
         """Return, once, the nodes that say how many positions count: `cached.total` (1,) and, less 1, `cached.last` (batch,)."""
         made: list[onnx.NodeProto] = []
-        length = self._then(made, "Shape", [MASK], "cached.length", start=1, end=2)
-        rows = self._then(made, "Shape", [MASK], "cached.rows", start=0, end=1)
-        total = self._then(made, "Cast", [length], "cached.total", to=6)
-        less = self._then(made, "Sub", [total, self.store("cached.one", np.array([1], np.int32))], "cached.less")
-        self._then(made, "Expand", [less, rows], "cached.last")
+        length = self.then(made, "Shape", [MASK], "cached.length", start=1, end=2)
+        rows = self.then(made, "Shape", [MASK], "cached.rows", start=0, end=1)
+        total = self.then(made, "Cast", [length], "cached.total", to=6)
+        less = self.then(made, "Sub", [total, self.store("cached.one", np.array([1], np.int32))], "cached.less")
+        self.then(made, "Expand", [less, rows], "cached.last")
         return made
 
     def _bias(self, masked: float, made: list[onnx.NodeProto]) -> str:
         """Return what hides padding, (batch, 1, tokens, past + tokens)."""
         name = f"cached.bias.{masked:g}"
         one, value = (self.store(f"{name}.{what}", np.float32(number)) for what, number in (("one", 1), ("value", masked)))
-        real = self._then(made, "Cast", [MASK], f"{name}.real", to=1)
-        hidden = self._then(made, "Mul", [self._then(made, "Sub", [one, real], f"{name}.less"), value], f"{name}.row")
-        wide = self._then(made, "Unsqueeze", [hidden, self.store("cached.axes", np.array([1, 2]))], f"{name}.wide")
-        tokens = self._then(made, "Shape", [IDS], "cached.tokens", start=1, end=2)
+        real = self.then(made, "Cast", [MASK], f"{name}.real", to=1)
+        hidden = self.then(made, "Mul", [self.then(made, "Sub", [one, real], f"{name}.less"), value], f"{name}.row")
+        wide = self.then(made, "Unsqueeze", [hidden, self.store("cached.axes", np.array([1, 2]))], f"{name}.wide")
+        tokens = self.then(made, "Shape", [IDS], "cached.tokens", start=1, end=2)
         single = self.store("cached.single", np.array([1]))
-        shape = self._then(made, "Concat", [single, single, tokens, single], "cached.shape", axis=0)
-        return self._then(made, "Expand", [wide, shape], name)
+        shape = self.then(made, "Concat", [single, single, tokens, single], "cached.shape", axis=0)
+        return self.then(made, "Expand", [wide, shape], name)
 
-    def _rotate(self, name: str, heads: int, end: str, made: list[onnx.NodeProto]) -> str:
+    def _tokens(self, name: str, heads: int, end: str, made: list[onnx.NodeProto]) -> str:
         """Return queries or keys as (batch, tokens, heads x size), turned by their positions where they were."""
-        from onnx import helper
-
-        found = self._rotated(name)
+        found = ort_rotary.find(self, name)
         if found is None:
             return self._flat(name, end, made)
-        inner, rows = self._flat(found.x, f"{end}.plain", made), self._rows(found, made)
-        tables = []
-        for kind in ("Cos", "Sin"):
-            table = self._then(made, kind, [rows], f"{rows}.{kind}")
-            if found.factor != 1:
-                by = self.store(f"{rows}.factor", np.float32(found.factor))
-                table = self._then(made, "Mul", [table, by], f"{table}.scaled")
-            tables.append(table)
-        taken = [inner, self._places(made), *tables]
-        made.append(helper.make_node(ROTARY, taken, [end], name=end, domain=DOMAIN, num_heads=heads))
-        return end
-
-    def _rows(self, found: _Rotated, made: list[onnx.NodeProto]) -> str:
-        """Return the angles as the operator takes what is made of them: a row for each token of the batch."""
-        product, rows = self._frequencies(found.angles), f"{found.angles}.rows"
-        if product is None:
-            shape = self.store(f"{rows}.shape", np.array([-1, found.half]))
-            return self._then(made, "Reshape", [found.angles, shape], rows)
-        positions, frequencies = product
-        column = self._then(made, "Reshape", [positions, self.store("cached.column", np.array([-1, 1]))], f"{rows}.column")
-        numbers = self._then(made, "Cast", [column], f"{rows}.numbers", to=1)
-        return self._then(made, "Mul", [numbers, self.store(f"{rows}.frequencies", frequencies.reshape(1, -1))], rows)
-
-    def _places(self, made: list[onnx.NodeProto]) -> str:
-        """Return which row of the tables each token has, (batch, tokens): 0, 1, ..."""
-        shape = self._then(made, "Shape", [IDS], "cached.all", start=0, end=2)
-        count = self._then(made, "ReduceProd", [shape], "cached.count", keepdims=0)
-        zero, one = (self.store(f"cached.step.{value}", np.array(value)) for value in (0, 1))
-        return self._then(
-            made, "Reshape", [self._then(made, "Range", [zero, count, one], "cached.counted"), shape], "cached.places"
-        )
+        return ort_rotary.write(self, found, self._flat(found.x, f"{end}.plain", made), heads, end, made)
 
     def _flat(self, name: str, end: str, made: list[onnx.NodeProto]) -> str:
         """Return (batch, heads, tokens, size) as (batch, tokens, heads x size)."""
@@ -393,23 +281,14 @@ class _Graph(Nodes):
                 return cut.input[0]
             name = turned.input[0]
         else:
-            name = self._then(made, "Transpose", [name], f"{end}.turned", perm=HEADS)
-        return self._then(made, "Reshape", [name, self.store("cached.joined", np.array([0, 0, -1]))], f"{end}.flat")
+            name = self.then(made, "Transpose", [name], f"{end}.turned", perm=HEADS)
+        return self.then(made, "Reshape", [name, self.store("cached.joined", np.array([0, 0, -1]))], f"{end}.flat")
 
     def _cuts_heads(self, cut: onnx.NodeProto) -> bool:
         """Say whether a Reshape makes (batch, tokens, heads, size) of a tensor that has the first two axes already."""
         shape = self.made_by(cut.input[1], "Concat")
         maker = self.makers.get(cut.input[0])
         return shape is not None and len(shape.input) == 4 and maker is not None and maker.op_type in _LINEAR
-
-    def _then(self, made: list[onnx.NodeProto], kind: str, inputs: Sequence[str], output: str, **told: int | list[int]) -> str:
-        """Add a node where it is not there yet; return its output."""
-        from onnx import helper
-
-        if output not in self.made:
-            self.made.add(output)
-            made.append(helper.make_node(kind, inputs, [output], name=output, **told))
-        return output
 
 
 _LINEAR = {"MatMul", "MatMulNBits", "Add", "Mul", "Split", "SplitToSequence"}

@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
 
 DOMAIN = "com.microsoft"
 """Of ONNX Runtime's own operators."""
+
+FAR = 2**31 - 1
+"""An end of a Slice that is no end: exporters write this or more."""
 
 HEADS = [0, 2, 1, 3]
 """(batch, tokens, heads, size) -> (batch, heads, tokens, size), and back."""
@@ -23,6 +28,8 @@ class Nodes:
         self.graph = graph
         self.makers = {name: node for node in graph.node for name in node.output}
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self.inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+        self._written: set[str] = set()
 
     def constant(self, name: str) -> np.ndarray | None:
         """Return a constant's value; None for what is computed."""
@@ -80,6 +87,15 @@ class Nodes:
             self.tensors[name] = numpy_helper.from_array(np.array(values, order="C"), name)
             self.graph.initializer.append(self.tensors[name])
         return name
+
+    def then(self, made: list[onnx.NodeProto], kind: str, inputs: Sequence[str], output: str, **told: int | list[int]) -> str:
+        """Add a node where it is not there yet; return its output."""
+        from onnx import helper
+
+        if output not in self._written:
+            self._written.add(output)
+            made.append(helper.make_node(kind, inputs, [output], name=output, **told))
+        return output
 
 
 def order(node: onnx.NodeProto) -> list[int]:
