@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import BadInput
 from .coreml_weights import Form, Linear
+from .half import LARGEST
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
 
 _PASS = "edgekd::store_weights"
 _TABLES = "edgekd::store_tables"
+_WITHIN = "edgekd::within_half"
 _LAST = "common::add_fp16_cast"
 """What comes after all that folds one constant into another."""
+_MOST = 3e4
+"""Stands for numbers that 16-bit floats do not hold: added to another of like size it still is one."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def convert(
             job = _register(_Job(dict(weights), set(weights)))
             passes.insert_pass(passes.passes.index(_LAST) if folded else 0, _PASS)
             passes.set_options(_PASS, {"job": job})
+            if half:
+                passes.insert_pass(0, _WITHIN)
             if folded:
                 passes.insert_pass(0, _TABLES)
                 passes.set_options(_TABLES, {"job": job})
@@ -139,6 +145,7 @@ class _Job:
 
 def _register(job: _Job) -> _Job:
     """Make the passes known to coremltools, once; return the job."""
+    from coremltools.converters.mil.mil import Builder as mb
     from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
     from coremltools.converters.mil.mil.passes.helper import block_context_manager
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
@@ -171,6 +178,30 @@ def _register(job: _Job) -> _Job:
                     continue
                 stored = _constant(found, op)
                 block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=stored, force_replace=True)
+                block.remove_ops([op])
+
+    @register_pass(namespace=_WITHIN.partition("::")[0])
+    class within_half(AbstractGraphPass):
+        """Masks of transformers hold the smallest float32: in 16 bits that is -inf, and 0 times it NaN."""
+
+        def apply(self, prog: Any) -> None:
+            for function in prog.functions.values():
+                self._block(function)
+
+        @block_context_manager
+        def _block(self, block: Any) -> None:
+            for op in list(block.operations):
+                for inner in op.blocks:
+                    self._block(inner)
+                value: Any = op.outputs[0].val if op.op_type == "const" else None
+                beyond = (
+                    np.isfinite(value) & (np.abs(value) > LARGEST) if getattr(value, "dtype", None) == np.float32 else np.False_
+                )
+                if not beyond.any():
+                    continue
+                within = np.where(beyond, np.copysign(np.float32(_MOST), value), value)
+                smaller = mb.const(val=within, name=f"{op.name}_within", before_op=op)
+                block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=smaller, force_replace=True)
                 block.remove_ops([op])
 
     @register_pass(namespace=_TABLES.partition("::")[0])
@@ -292,6 +323,15 @@ def _decompositions() -> dict[Any, Any]:
 
     aten = torch.ops.aten
 
+    def new_ones(x: torch.Tensor, size: list[int], dtype: torch.dtype | None = None, **_: Any) -> Any:
+        return torch.full(size, 1, dtype=dtype or x.dtype)
+
+    def where_scalar(condition: torch.Tensor, x: torch.Tensor, other: float) -> Any:
+        return torch.where(condition, x, torch.full((), other, dtype=x.dtype))
+
+    def logical(operation: Any) -> Any:
+        return lambda a, b: operation(a, b) if a.dtype == b.dtype == torch.bool else NotImplemented
+
     def gelu(x: torch.Tensor, approximate: str = "none") -> Any:
         if approximate == "none":
             return NotImplemented  # kept as it is; coremltools takes the other for it too
@@ -299,6 +339,11 @@ def _decompositions() -> dict[Any, Any]:
 
     return {
         aten.gelu.default: gelu,
+        aten.new_ones.default: new_ones,
+        aten.where.ScalarOther: where_scalar,
+        aten.alias.default: torch.clone,
+        aten.bitwise_or.Tensor: logical(torch.logical_or),
+        aten.bitwise_and.Tensor: logical(torch.logical_and),
         aten.__or__.Tensor: torch.logical_or,
         aten.__and__.Tensor: torch.logical_and,
         aten.__xor__.Tensor: torch.logical_xor,

@@ -22,7 +22,7 @@ from .. import recipe
 from ..errors import BadInput
 from ..progress import bar
 from ..text import tokenizer
-from . import keys, objectives, out_of_memory
+from . import keys, objectives
 from .memory_format import channels_last, contiguous
 from .samples import Samples
 from .taps import Taps
@@ -94,9 +94,7 @@ def build(
         _clear(folder)
     _write_json(folder / "key.json", key)
     layers = [name for name in key["outputs"] if name not in task.outputs]
-    advice = f"teacher: {teacher.reference} runs out of memory on {device} with {BATCH} samples at once: take a smaller one"
-    with out_of_memory.told(advice):
-        module = teacher.module.to(device).eval()
+    module = teacher.module.to(device).eval()
     samples = Samples(split, settings.augment, key["seed"] or 0, device)
     two = samples.batch(samples.read(np.arange(2)), 0)
     channels_last(module, lambda: task.forward(module, two))
@@ -109,8 +107,7 @@ def build(
                     stop = min(start + CHUNK, len(split))
                     mark = folder / "done" / f"{view}-{start}"
                     if not mark.exists():
-                        with out_of_memory.told(advice):
-                            rows = _forward(module, task, samples, taps, key["outputs"], view, np.arange(start, stop))
+                        rows = _forward(module, task, samples, taps, key["outputs"], view, np.arange(start, stop))
                         _check(rows, teacher, start)
                         _put(folder, view, start, rows, len(split), key["views"])
                         mark.parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 
 from .. import recipe
 from ..errors import BadInput
-from . import out_of_memory, teacher_cache
+from . import teacher_cache
 from .memory_format import channels_last, contiguous
 from .objectives import Objective
 from .taps import Taps
@@ -104,8 +104,7 @@ class LiveTeacher:
     """The teacher itself, on the same augmented samples as the student."""
 
     def __init__(self, teacher: LoadedModel, task: Task, train: Split, outputs: Sequence[str], device: torch.device) -> None:
-        with out_of_memory.told(f"teacher: {teacher.reference} does not fit into the memory of {device}: take a smaller one"):
-            self.module = teacher.module.to(device).eval().requires_grad_(False)
+        self.module = teacher.module.to(device).eval().requires_grad_(False)
         self.task = task
         self.two = {name: torch.from_numpy(values).to(device) for name, values in train.take(np.arange(2)).items()}
         channels_last(self.module, lambda: task.forward(self.module, self.two))

@@ -6,11 +6,11 @@ everything else. It talks to accelerate's `Accelerator` alone, so it runs on CPU
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from ..errors import BadInput, Diverged
 from ..export.graph import torch_runner
 from ..progress import bar
 from ..text import tokenizer
-from . import batches, checkpoint, keys, memory_format, objectives, out_of_memory, processes, teachers
+from . import batches, checkpoint, keys, memory_format, objectives, processes, teachers
 from .history import Epoch, History
 from .optimization import Average, learning_rate, optimizer_of
 from .samples import Samples
@@ -56,7 +56,7 @@ def fit(
     Under `accelerate launch` every process calls this; the first one's folders count, and only it writes.
     Raises BadInput for what does not fit together, Diverged for NaN or infinity.
     """
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         return _Fit(stack, student, splits, task, settings, seed, folder, objectives, teacher, cache, section).run()
 
 
@@ -64,7 +64,7 @@ class _Fit:
     """What fit() works on; its methods are fit()'s parts."""
 
     def __init__(
-        self, stack: contextlib.ExitStack, student: LoadedModel, splits: Splits, task: Task, settings: recipe.Training, seed: int,
+        self, stack: ExitStack, student: LoadedModel, splits: Splits, task: Task, settings: recipe.Training, seed: int,
         folder: Path, entries: Sequence[Any] | None, teacher: LoadedModel | None, cache: Path | None, section: str | None,
     ) -> None:  # fmt: skip
         self.student, self.splits, self.task, self.settings, self.seed = student, splits, task, settings, seed
@@ -180,11 +180,9 @@ class _Fit:
         batch = self.samples.batch(read, view)
         if self.draw is not None:
             batch = self.draw(self.student, batch, (self.seed, number, self.accelerator.process_index))
-        with self._in_memory("the teacher"):
-            taught = self.teach(view, positions, batch)
+        taught = self.teach(view, positions, batch)
         try:
-            with self._in_memory("the student"):
-                total, terms = self.model(batch, taught)
+            total, terms = self.model(batch, taught)
         except ValueError as error:
             if "Expected more than 1" not in str(error):  # torch.nn.functional's words for BatchNorm without a spread
                 raise
@@ -196,8 +194,7 @@ class _Fit:
             # Processes' gradients are averaged with equal weights, whatever their share of an uneven last batch.
             share = len(positions) * self.processes / self.sizes[step]
             total, terms = total * share, terms * share
-        with self._in_memory("the student"):
-            self.accelerator.backward(total)
+        self.accelerator.backward(total)
         if self.settings.gradient_clip:
             self.accelerator.clip_grad_norm_(self.trainee.parameters(), self.settings.gradient_clip)
         self.optimizer.step()
@@ -205,12 +202,6 @@ class _Fit:
         if self.average:
             self.average.update(number + 1)
         return terms
-
-    def _in_memory(self, who: str) -> contextlib.AbstractContextManager[None]:
-        return out_of_memory.told(
-            f"{self.section}.batch_size: with {self.settings.batch_size} samples a step {who} runs out of memory on {self.device}: lower "
-            f"it, or take a smaller {who.removeprefix('the ')}"
-        )
 
     def _read(self, order: np.ndarray, steps: range) -> Iterator[tuple[int, np.ndarray, dict[str, torch.Tensor]]]:
         """Yield (step, this process's positions, samples in main memory)."""

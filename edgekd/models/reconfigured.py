@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..recipe import Model
-from . import stored, transformers_model
+from . import transformers_model
 
 RANK = "embedding_rank"
 """An argument of ours beside those of a transformers configuration."""
@@ -22,7 +22,7 @@ def reconfigured(config: Model, name: str, role: str, teacher: Any = None) -> tu
     teacher: the configuration of the network whose layers are taken, where there is one. Raises BadInput for what it does not have.
     """
     wanted, layers = transformers_model.config_of(name), config.teacher_layers
-    stored.refuse_quantized(wanted, name, role, adapter=config.adapter is not None)
+    transformers_model.refuse_quantized(wanted, name, role, adapter=config.adapter is not None)
     arguments = dict(config.arguments)
     if layers is not None:
         if not hasattr(wanted, DEPTH):

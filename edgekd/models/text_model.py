@@ -12,7 +12,7 @@ from ..errors import BadInput, first_line
 from ..progress import say
 from ..recipe import Model
 from ..text import tokenizer as tokenizers
-from . import adapters, finished, python_file, stored, transformers_model
+from . import adapters, finished, python_file, transformers_model
 from .factorised import factorise
 from .loaded import LoadedModel, Made
 from .loading import check_trained, split
@@ -116,8 +116,6 @@ def resolved(config: Model, role: str) -> Model:
 def _of_transformers(config: Model, name: str, maker: str, role: str, teacher: LoadedModel | None) -> Made:
     transformers = transformers_model.transformers_here()
     trained = config.weights is None and config.teacher_layers is None and transformers_model.has_weights(name)
-    if trained:
-        stored.refuse_too_large(name, role)
     lacking: list[str] = []
     try:
         wanted, arguments = reconfigured(config, name, role, getattr(teacher.module.net, "config", None) if teacher else None)

@@ -11,7 +11,6 @@ from torch import nn
 from ..errors import BadInput, Missing, first_line
 from ..hub_access import prefer_cache_when_unreachable
 from ..recipe import Preprocess
-from . import stored
 from .loaded import Made
 
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -39,7 +38,7 @@ def make(name: str, arguments: dict[str, Any], num_classes: int, channels: int, 
     """
     transformers = transformers_here()
     config = config_of(name)
-    stored.refuse_quantized(config, name, role)
+    refuse_quantized(config, name, role)
     if role == "student" and config.num_labels != num_classes:
         config.num_labels = num_classes
     if not trained and hasattr(config, "num_channels"):
@@ -48,8 +47,6 @@ def make(name: str, arguments: dict[str, Any], num_classes: int, channels: int, 
         if not hasattr(config, key):
             raise BadInput(f"hf:{name}: its configuration has no `{key}`; see `arguments` in the recipe")
         setattr(config, key, value)
-    if trained:
-        stored.refuse_too_large(name, role)
     maker = transformers.AutoModelForImageClassification
     try:
         if not trained:
@@ -128,6 +125,25 @@ def config_of(name: str) -> Any:
         raise BadInput(
             f"hf:{name}: neither a folder with a config.json nor to be had from the hub or its cache ({_first(error)})"
         ) from None
+
+
+def refuse_quantized(config: Any, name: str, role: str, *, adapter: bool = False) -> None:
+    """Raise BadInput for a model whose configuration says that its weights are stored quantized. adapter: one was to be merged."""
+    from ..quantize.adapter_base import WHY
+
+    told = getattr(config, "quantization_config", None)
+    if not told:
+        return
+    method = told.get("quant_method") if isinstance(told, dict) else getattr(told, "quant_method", None)
+    reason = (
+        f"adapters are not merged into those: {WHY}"
+        if adapter
+        else "training, quantizing and exporting start from full precision"
+    )
+    raise BadInput(
+        f"{role}: hf:{name} stores its weights quantized ({method or 'quantization_config'}), and {reason}. Give the model that it was "
+        "made from"
+    )
 
 
 def transformers_here() -> Any:

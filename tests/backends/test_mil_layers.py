@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgekd.backends import coreml_package, mil
+from edgekd.backends import backend_of, coreml_package, mil
 from edgekd.backends.coreml_program import convert
 from edgekd.export.graph import Graph
 from edgekd.parity import compare
@@ -86,6 +86,8 @@ CASES = {
     "roll, repeat, expand": lambda: Does(lambda x: x.roll(3, 2).repeat(1, 2, 1, 1)[:, :1].expand(-1, 3, -1, -1)),
     "lookup": lambda: Does(lambda x: x[:, torch.tensor([2, 0, 5, 5])] + x.index_select(1, torch.tensor([1]))),
     "gather": lambda: Does(lambda x: torch.gather(x, 1, x.argsort(1))),
+    "lookup on two axes": lambda: Does(lambda x: x[:, torch.tensor([2, 0, 5]), torch.tensor([1, -1, 4])] + x[0, 1, 2, 3]),
+    "ones, choice between a tensor and a number": lambda: Does(lambda x: torch.where(x > 0.1, x, 2.0) + x.new_ones(1, C, H, 1)),
     "resize": lambda: Does(lambda x: functional.interpolate(x, size=(12, 5), mode="bilinear").mean(3) + functional.interpolate(x, scale_factor=2)[..., :12, 0]),
     "resize, corners": lambda: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
     "shuffle": lambda: nn.Sequential(nn.Conv2d(C, 8, 1), nn.PixelShuffle(2), nn.PixelUnshuffle(4)),
@@ -122,6 +124,28 @@ def test_each_kind_of_layer_equals_torch(tmp_path, release):
     kinds = {operation.kind for operation in program.operations}
     assert len(kinds) > 45  # nothing was folded away
     assert ("scaled_dot_product_attention" in kinds) == (release == "iOS18")
+
+
+def test_a_mask_of_the_smallest_float32_is_a_number_in_16_bits(tmp_path):
+    """0 times -inf would be NaN: ALBERT's masks are (1 - mask) times the smallest float32, ModernBERT's hold it."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("far", torch.full((1, 1, H, H), torch.finfo(torch.float32).min).triu(3))
+
+        def forward(self, x):
+            real = (x[:, :1, :1] < 1.5).float()
+            return ((1.0 - real) * torch.finfo(torch.float32).min + self.far + x).softmax(-1)
+
+    x = torch.randn(1, C, H, H)
+    graph = Graph("masked", Masked(), ("x",), ("y",), {"x": x})
+    file = coreml_package.write(convert(graph, {}, "iOS18", half=True), tmp_path / "masked.mlpackage")
+    made = backend_of("coreml").load(file).run({"x": x.numpy()})["y"]
+    with torch.no_grad():
+        expected = Masked()(x).numpy()
+    assert (expected == 0).any()
+    np.testing.assert_allclose(made, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_texts
+import torch
 
 from edgekd import models
 from edgekd.backends import backend_of, fixed, refuses_network, web
@@ -19,10 +20,11 @@ from edgekd.errors import BadInput
 from edgekd.export import artifact
 from edgekd.export import onnx as export
 from edgekd.export.graph import Graph, torch_runner
+from edgekd.models.transformers_model import transformers_here
 from edgekd.parity import compare
 from edgekd.quantize import Job, make, unpacked
 from edgekd.quantize.variant import Variant
-from edgekd.recipe import Gate, Scheme, VariantRecipe
+from edgekd.recipe import Gate, Model, Scheme, VariantRecipe
 from edgekd.targets import load_target
 from edgekd.tasks import task_of
 
@@ -171,3 +173,31 @@ def test_tensorrts_profile_spans_the_lengths(encoder, tmp_path):
     assert files["model"].is_file()
     told = json.loads((tmp_path / "build_engine.json").read_text())["graphs"]["model"]["profile"]
     assert told == {name: [[1, 1], [8, 4], [64, LONGEST]] for name in encoder.texts}
+
+
+@pytest.mark.exhaustive
+def test_a_decoder_that_embeds_texts_is_converted_to_core_ml(tmp_path):
+    """Qwen3-Embedding is one: masks that transformers makes itself, the last token's state."""
+    target, backend = load_target("iphone-ios18"), backend_of("coreml")
+    if reason := backend.missing():
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    config = transformers_here().Qwen3Config(
+        vocab_size=len(tiny_texts.WORDS) + 4, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, intermediate_size=48, max_position_embeddings=40, initializer_range=0.2,
+    )  # fmt: skip
+    transformers_here().Qwen3Model(config).save_pretrained(tmp_path / "net")
+    tiny_texts.tokenizer(tmp_path / "net")
+    asked = Model(model=f"hf:{tmp_path / 'net'}", pooling="last")
+    made = models.text_encoder(asked, role="student", seed=0, need_weights=True, max_tokens=LONGEST)
+    ids = torch.tensor([[2, 5, 7, 16, 9, 3], [2, 9, 3, 0, 0, 0]])
+    texts = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    axes = {name: {0: "batch", 1: "tokens"} for name in texts}
+    graph = Graph("model", made.module, tuple(texts), ("embedding",), texts, axes, {"tokens": LONGEST})
+    export.write(graph, tmp_path / "model.onnx")
+    assert refuses_network("coreml", graph, target) is None
+    fp32 = Variant("fp32", "none", Scheme(), tmp_path, {"model": tmp_path / "model.onnx"}, "torch")
+    files = backend.convert(fp32, target, tmp_path / "out", lambda: [graph])
+    given = {name: values.numpy() for name, values in texts.items()}
+    found = backend.load(files["model"], target).run(given)
+    assert compare(torch_runner([graph])("model", given), found).sqnr_db > 45

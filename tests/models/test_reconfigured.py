@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import tiny_causal
 import tiny_texts
@@ -117,20 +115,6 @@ def test_a_model_of_quantized_weights_is_refused_with_the_reason(tmp_path: Path)
         load(tmp_path / "hub", "teacher")
     with pytest.raises(BadInput, match="adapters are not merged into those: the merged weights would have to be rounded again"):
         load(tmp_path / "hub", adapter=tmp_path / "adapter")
-
-
-def test_a_model_that_memory_cannot_hold_is_told_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny_causal.network().bfloat16().save_pretrained(tmp_path / "hub", max_shard_size="20KB")
-    tiny_causal.tokenizer(tmp_path / "hub")
-    count = sum(p.numel() for p in tiny_causal.network().parameters())
-    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=1000))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * count - 1000))
-    load(tmp_path / "hub", "teacher")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * count - 1001))
-    with pytest.raises(
-        BadInput, match=r"teacher: hf:.* has 0\.00 billion weights, 0\.0 GB in float32, and .* give a smaller teacher"
-    ):
-        load(tmp_path / "hub", "teacher")
 
 
 def test_a_folder_that_holds_an_adapter_alone_is_told(tmp_path: Path) -> None:

@@ -119,6 +119,16 @@ def gather(
     return x.index_select(at, places.reshape(-1)).reshape(*x.shape[:at], *places.shape, *x.shape[at + 1 :])
 
 
+def gather_nd(
+    *, x: Tensor, indices: Tensor, batch_dims: Tensor | None = None, validate_indices: Tensor | None = None
+) -> Tensor:
+    """Return the slices of x at places along its first axes: the last axis of `indices` has one number for each of these."""
+    if batch_dims is not None and int(batch_dims):
+        raise NotImplementedError(f"batch_dims = {int(batch_dims)} (known: 0)")
+    parts = indices.unbind(-1)
+    return x[tuple(torch.where(part < 0, part + x.shape[axis], part).long() for axis, part in enumerate(parts))]
+
+
 def gather_along_axis(
     *, x: Tensor, indices: Tensor, axis: Tensor | None = None, validate_indices: Tensor | None = None
 ) -> Tensor:
@@ -223,6 +233,7 @@ OPERATIONS: Table = {
     "tile": tile,
     "pad": pad,
     "gather": gather,
+    "gather_nd": gather_nd,
     "gather_along_axis": gather_along_axis,
     "one_hot": one_hot,
     "band_part": band_part,
