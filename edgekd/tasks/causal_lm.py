@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 GRAPH = "decoder"
 _GOLDEN = (16, 8)
 """Tokens in the cache, and tokens read beside it, of a golden input."""
+_OFFSET = 2
+"""Rows that a table of positions may have beyond the context (OPT counts from the third)."""
 
 
 class CausalLM:
@@ -170,7 +172,25 @@ def _loaded(
             f"data.max_tokens: blocks of {length} tokens are longer than the {made.role}'s context of {context} "
             f"(max_position_embeddings): set data.max_tokens to {context} or less"
         )
+    if role == "student":
+        refuse_long_prompt(made, recipe)
     return made
+
+
+def refuse_long_prompt(student: LoadedModel, recipe: Recipe) -> None:
+    """Raise BadInput where the prompt that is timed does not fit a decoder which has a table of positions, and fails beyond it."""
+    from torch import nn
+
+    from ..models.causal_lm import context_of
+
+    net: Any = student.module.net
+    context, timed = context_of(net), recipe.bench.prompt_tokens + recipe.bench.new_tokens
+    tables = [one for one in net.modules() if isinstance(one, nn.Embedding) and one is not net.get_input_embeddings()]
+    if context is not None and timed > context and any(0 <= one.num_embeddings - context <= _OFFSET for one in tables):
+        raise BadInput(
+            f"bench.prompt_tokens: {recipe.bench.prompt_tokens} and {recipe.bench.new_tokens} new ones do not fit the student's context "
+            f"of {context} tokens: set bench.prompt_tokens and bench.new_tokens to {context} together, or less"
+        )
 
 
 TASK = CausalLM()

@@ -23,6 +23,7 @@ from ..text import vocabulary
 from ..text.forced import last_step, target_logprob
 from ..text.generate import Sampling, generate
 from . import Evaluation, Metric
+from .causal_lm import refuse_long_prompt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,6 +212,8 @@ def _load(recipe: Recipe, splits: Splits, role: str, need_weights: bool, teacher
         made = seq2seq_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
     longest = max(int(split.inputs.lengths.max()) for split in (splits.train, splits.validation, splits.test))
     check_lengths(made, longest, recipe.data.max_tokens)
+    if role == "student" and not made.module.net.config.is_encoder_decoder:  # type: ignore[union-attr]
+        refuse_long_prompt(made, recipe)
     return made
 
 

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (default: every core)")
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_intermixed_args(arguments)  # options may stand between the artifact and its prompts
     try:
         from . import shipped
         from .generate import Sampling

@@ -254,3 +254,12 @@ def test_keys_of_other_tasks_are_told(folder: Path, change: dict[str, Any], said
     with pytest.raises(ValueError, match="leave it out") as caught:
         Recipe.model_validate(told(folder, **change))
     assert said in str(caught.value)
+
+
+def test_a_timed_prompt_longer_than_a_table_of_positions(folder: Path, tmp_path: Path) -> None:
+    tiny_causal.model(tmp_path / "gpt2", "GPT2Config", context=32)
+    student = {"model": f"hf:{tmp_path / 'gpt2'}"}
+    said = refused(folder, student=student)
+    assert said.startswith("bench.prompt_tokens: 64 and 32 new ones do not fit the student's context of 32 tokens")
+    fits = Recipe.model_validate(told(folder, student=student, bench={"prompt_tokens": 24, "new_tokens": 8}))
+    assert TASK.models(fits, TASK.splits(fits))[1].parameters > 0

@@ -155,7 +155,9 @@ def test_the_command(causal: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, 
     home = str(causal[0])
     wanted = shipped.write(shipped.load(home), ["the", "a"], 6)
     assert command.main([home, "the", "a", "--max-new", "6"]) == 0
-    assert capsys.readouterr().out == "".join(f"{text}\n" for text in wanted)
+    assert command.main([home, "--max-new", "6", "the", "a"]) == 0
+    assert command.main(["--max-new", "6", home, "the", "a"]) == 0
+    assert capsys.readouterr().out == 3 * "".join(f"{text}\n" for text in wanted)
     monkeypatch.setattr(sys, "stdin", io.StringIO("the\n\na\n"))
     assert command.main([home, "--max-new", "6"]) == 0
     assert capsys.readouterr().out == "".join(f"{text}\n" for text in wanted)
