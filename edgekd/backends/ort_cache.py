@@ -30,10 +30,13 @@ class Cache:
         self._session = session
         self._declared = {value.name: list(value.shape) for value in session.get_inputs()}
         self._outputs = {value.name: list(value.shape) for value in session.get_outputs()}
-        self._floats = {value.name for value in session.get_outputs() if value.type == "tensor(float)"}
+        floats = {value.name for value in session.get_outputs() if value.type == "tensor(float)"}
         self._kept = {name: name.replace(_PAST, _PRESENT, 1) for name in self._declared if name.startswith(_PAST)}
         self._read = [name for name in self._declared if name not in self._kept]
         self._made = [name for name in self._outputs if name not in self._kept.values()]
+        read = {name: self._declared[name] for name in self._read}
+        told = {name: _told_by(self._outputs[name], read) for name in self._made if name in floats}
+        self._told = {name: axes for name, axes in told.items() if axes is not None}
         self._room: _Room | None = None
         self._lock = Lock()
 
@@ -42,10 +45,8 @@ class Cache:
         ids, past = inputs[ort_grouped.IDS], [inputs[name] for name in self._kept]
         rows, tokens = ids.shape
         before = past[0].shape[2]
-        if (
-            before + tokens != inputs[ort_grouped.MASK].shape[1]
-        ):  # the caller's own longer arrays, or an error that the runtime names
-            return self._plain(inputs)
+        if before + tokens != inputs[ort_grouped.MASK].shape[1]:
+            return self._plain(inputs)  # the caller's own longer arrays, or an error that the runtime names
         if rows > 1 and tokens > 1 and before:
             return self._row_by_row(inputs, rows)
         room = self._taken(past, before, tokens)
@@ -83,13 +84,17 @@ class Cache:
 
     def _shapes(self, inputs: Arrays) -> dict[str, list[int]]:
         """Return the shapes of those outputs that the axes of the inputs tell."""
-        axes: dict[Any, int] = {}
-        for name in self._read:
-            axes |= dict(zip(self._declared[name], inputs[name].shape, strict=False))
-        shapes = {
-            name: [axis if isinstance(axis, int) else axes.get(axis) for axis in self._outputs[name]] for name in self._made
+        return {
+            name: [axis if isinstance(axis, int) else inputs[axis[0]].shape[axis[1]] for axis in axes]
+            for name, axes in self._told.items()
         }
-        return {name: shape for name, shape in shapes.items() if None not in shape and name in self._floats}  # type: ignore[misc]
+
+
+def _told_by(axes: Sequence[Any], inputs: Mapping[str, Sequence[Any]]) -> list[Any] | None:
+    """Return each axis as its length, or as the (input, axis) that has the same name; None where one is told by no input."""
+    where = {axis: (name, place) for name, shape in inputs.items() for place, axis in enumerate(shape) if isinstance(axis, str)}
+    found = [axis if isinstance(axis, int) else where.get(axis) for axis in axes]
+    return None if None in found else found
 
 
 class _Room:

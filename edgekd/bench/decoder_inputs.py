@@ -153,7 +153,8 @@ def _mask(given: np.ndarray | None, shape: tuple[int, int], dtype: np.dtype[Any]
 def _places(state: State, dtype: np.dtype[Any]) -> np.ndarray:
     """Return each token's position in its text, (batch, n): padding before it is not counted."""
     if state.mask is None:
-        return np.ascontiguousarray(np.broadcast_to(_positions(state, dtype), state.ids.shape))
+        positions = _positions(state, dtype)[None]
+        return positions if len(state.ids) == 1 else np.repeat(positions, len(state.ids), axis=0)
     return np.maximum(np.cumsum(state.mask, axis=1)[:, state.past :] - 1, 0).astype(dtype)
 
 
