@@ -111,7 +111,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     from ..export.onnx import files_of, save
     from ..quantize.packed import foldable
-    from . import ort_attention, ort_form, ort_grouped, ort_joint, ort_nbits, ort_norm
+    from . import ort_attention, ort_form, ort_gather, ort_grouped, ort_joint, ort_nbits, ort_norm
 
     made = {}
     for name, source in variant.graphs.items():
@@ -121,6 +121,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
         steps: dict[str, ort_form.Step] = {}
         if target.backend == "onnxruntime":
             steps[ort_norm.OPERATOR] = ort_norm.fuse
+            steps[ort_gather.NAME] = ort_gather.fuse
             steps["Sum"] = ort_norm.split
             if target.options.get("attention") != "plain":
                 steps[ort_grouped.OPERATOR] = ort_grouped.fuse

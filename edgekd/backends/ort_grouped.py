@@ -256,9 +256,9 @@ class _Graph(Nodes):
     def _bias(self, masked: float, made: list[onnx.NodeProto]) -> str:
         """Return what hides padding, (batch, 1, tokens, past + tokens)."""
         name = f"cached.bias.{masked:g}"
-        one, value = (self.store(f"{name}.{what}", np.float32(number)) for what, number in (("one", 1), ("value", masked)))
-        real = self.then(made, "Cast", [MASK], f"{name}.real", to=1)
-        hidden = self.then(made, "Mul", [self.then(made, "Sub", [one, real], f"{name}.less"), value], f"{name}.row")
+        nothing, value = (self.store(f"{name}.{what}", np.float32(number)) for what, number in (("real", 0), ("value", masked)))
+        real = self.then(made, "Cast", [MASK], "cached.real", to=9)
+        hidden = self.then(made, "Where", [real, nothing, value], f"{name}.row")
         wide = self.then(made, "Unsqueeze", [hidden, self.store("cached.axes", np.array([1, 2]))], f"{name}.wide")
         tokens = self.then(made, "Shape", [IDS], "cached.tokens", start=1, end=2)
         single = self.store("cached.single", np.array([1]))

@@ -72,8 +72,7 @@ def _rows(graph: Nodes, found: Rotated, made: list[onnx.NodeProto]) -> str:
 
 def _places(graph: Nodes, made: list[onnx.NodeProto]) -> str:
     """Return which row of the tables each token has, (batch, tokens): 0, 1, ..."""
-    shape = graph.then(made, "Shape", [IDS], "rotary.shape", start=0, end=2)
-    count = graph.then(made, "ReduceProd", [shape], "rotary.count", keepdims=0)
+    shape, count = graph.then(made, "Shape", [IDS], "rotary.shape"), graph.then(made, "Size", [IDS], "rotary.count")
     zero, one = (graph.store(f"rotary.{value}", np.array(value)) for value in (0, 1))
     return graph.then(
         made, "Reshape", [graph.then(made, "Range", [zero, count, one], "rotary.counted"), shape], "rotary.places"
