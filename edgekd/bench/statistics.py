@@ -37,7 +37,7 @@ INTERVAL = 0.04
 """Narrow enough to stop at: the ratio's interval, BETWEEN included, relative to the ratio. With it, SAME and 10 to 300 rounds
 looked at every second round, simulations (AR(1) noise both share, noise a block, outliers, BETWEEN between processes) call A
 against A different in 0.3 to 3 of 100 and miss 5 % in 0.3 to 5 of 100; with 0.05 and a SAME of 0.02 it is 2 to 6 and 0 to 5.
-Processes that differ by twice BETWEEN make it 12 and 8; over launches (`_over_launches`: 5 to 30) it is 0 and 0 there, and 2 and 3
+Processes that differ by twice BETWEEN make it 12 and 8; over launches (`_over_launches`: 6 to 30) it is 0 and 0 there, and 2 and 1
 where they differ by four times BETWEEN."""
 
 UNSURE = 1.2
