@@ -22,6 +22,8 @@ _AT_ONCE = 16_384
 """Texts that are encoded together: what the library tells of each takes kilobytes, until the ids are taken out."""
 _CHARACTERS = 4_000_000
 """Of texts that are encoded together, for the same reason: it tells some 100 bytes of each token."""
+_REACH = 64
+"""Characters a token, many times what one has: of a text that is cut, what lies beyond them is not read."""
 
 
 def of(config: Model, role: str) -> Any:
@@ -96,16 +98,24 @@ def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int, special: bool 
         )
     backend.no_padding()
     backend.enable_truncation(max_tokens)
-    rows: list[np.ndarray] = []
-    cut = 0
+    reach = _REACH * max_tokens
     try:
-        for some in _together(texts):
-            made = backend.encode_batch(some, add_special_tokens=special)
-            rows += [np.asarray(one.ids, np.int32) for one in made]
-            cut += sum(bool(one.overflowing) for one in made)
+        made = list(_encoded(backend, [text[:reach] for text in texts], special))
+        short = [
+            n for n, (_, over) in enumerate(made) if not over and len(texts[n]) > reach
+        ]  # of blanks, say: all of it is read
+        for n, again in zip(short, _encoded(backend, [texts[n] for n in short], special), strict=True):
+            made[n] = again
     finally:
         backend.no_truncation()
-    return Ragged.of(rows), cut
+    return Ragged.of([ids for ids, _ in made]), sum(over for _, over in made)
+
+
+def _encoded(backend: Any, texts: Sequence[str], special: bool) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield each text's ids, and whether it was cut."""
+    for some in _together(texts):
+        for one in backend.encode_batch(some, add_special_tokens=special):
+            yield np.asarray(one.ids, np.int32), bool(one.overflowing)
 
 
 def _together(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -123,3 +123,21 @@ def test_models_that_read_no_text_are_told(tmp_path):
         tokenizers.of(Model(model="timm:resnet18"), "student")
     with pytest.raises(BadInput, match=r"student\.model: `hff:bert` is neither .*did you mean `hf`"):
         tokenizers.of(Model(model="hff:bert"), "student")
+
+
+def test_of_a_book_its_beginning_is_read(made, monkeypatch):
+    words = tiny_texts.sentences(4000)
+    book, blanks = " ".join(words), " " * 5000 + "the cat sees " + " ".join(words[:9])
+    texts = ["the cat", book, blanks, "a dog", " " * 5000 + "a bird"]
+    made.backend_tokenizer.no_padding()
+    made.backend_tokenizer.no_truncation()
+    wanted, cut = [made.backend_tokenizer.encode(text).ids for text in texts], [False, True, True, False, False]
+    wanted = [ids[:15] + ids[-1:] if over else ids for ids, over in zip(wanted, cut, strict=True)]
+    read = []
+    together = tokenizers._together
+    monkeypatch.setattr(tokenizers, "_together", lambda texts: together(read.extend(map(len, texts)) or texts))
+    ids, count = tokenizers.encode(made, texts, 16)
+    assert [ids.row(n).tolist() for n in range(5)] == wanted
+    assert count == 2
+    assert read == [7, 1024, 1024, 5, 1024, len(blanks), len(texts[4])]
+    assert len(book) > 50_000
