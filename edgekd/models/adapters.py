@@ -88,7 +88,7 @@ def merge_adapters(net: nn.Module, config: Model, role: str) -> None:
     if getattr(whole, "pooler", whole) is None:  # left out of text encoders, which make nothing of it
         state = {name: values for name, values in state.items() if not name.startswith("pooler.")}
     trainable = {name: p.requires_grad for name, p in whole.named_parameters()}
-    tied = bool(getattr(getattr(whole, "config", None), "tie_word_embeddings", False))
+    tied = _tied_to_output(whole)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what peft warns of is either wrong, and told below, or of training
         try:
@@ -108,7 +108,7 @@ def merge_adapters(net: nn.Module, config: Model, role: str) -> None:
         except (ValueError, RuntimeError) as error:
             raise BadInput(f"{where}: {folder} cannot be merged ({first_line(error)[:200]})") from None
     if tied:
-        _tie_again(whole, where, folder)
+        _tie_again(whole, tied, where, folder)
     for name, parameter in whole.named_parameters():  # some are new: modules_to_save
         parameter.requires_grad_(trainable.get(name, True))
     whole.eval()
@@ -205,24 +205,31 @@ def _refuse_shared(net: nn.Module, where: str, folder: Path) -> None:
             )
 
 
-def _tie_again(net: Any, where: str, folder: Path) -> None:
-    """Tie embeddings and output again that were tied before the merge, where they are alike; else note that they are apart now.
+def _tied_to_output(net: Any) -> list[str]:
+    """Return the names of the layers that a network of transformers ties to its output layer."""
+    config, head = getattr(net, "config", None), net.get_output_embeddings() if hasattr(net, "get_output_embeddings") else None
+    if head is None or not getattr(config, "tie_word_embeddings", False):
+        return []
+    names = (name.rpartition(".")[0] for name in owners(net).get(id(head.weight), ()))
+    return [name for name in names if net.get_submodule(name) is not head]
 
-    An adapter with one of them, or both, in `modules_to_save` makes them two. Raises BadInput for T5, which scales what leaves its
-    decoder where, and only where, they are tied.
+
+def _tie_again(net: Any, tied: Sequence[str], where: str, folder: Path) -> None:
+    """Tie layers to the output layer that were tied before the merge, where they are alike; else note that they are apart now.
+
+    An adapter with one of them, or both, in `modules_to_save` makes them two. Raises BadInput for encoder-decoders: T5 scales what
+    leaves its decoder where, and only where, they are tied.
     """
-    head = net.get_output_embeddings()
-    table = net.get_input_embeddings() if head is not None else None
-    if table is None or head is None or head.weight is table.weight:
-        return
-    if torch.equal(head.weight, table.weight):
-        head.weight = table.weight
+    head, tables = net.get_output_embeddings(), [net.get_submodule(name) for name in tied]
+    if alike := all(torch.equal(head.weight, table.weight) for table in tables):
+        for table in tables:
+            table.weight = head.weight
     elif net.config.is_encoder_decoder:
         raise BadInput(
-            f"{where}: {folder} replaces token embeddings or output layer, which {type(net).__name__} ties to each other and to those of "
-            "its other stack: merged, it would compute something else; train an adapter without them in modules_to_save"
+            f"{where}: {folder} replaces token embeddings or output layer, which {type(net).__name__} ties to each other: merged, it would "
+            "compute something else; train an adapter without them in modules_to_save"
         )
-    net.config.tie_word_embeddings = head.weight is table.weight
+    net.config.tie_word_embeddings = alike
 
 
 def _inside(name: str, modules: Sequence[str]) -> bool:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import tiny_causal
 import torch
+import translation
 from quantize import lora_nets
 from safetensors.torch import load_file, save_file
 
 from edgekd import models, plan, recipe_file
 from edgekd.errors import BadInput
 from edgekd.models import text_model
-from edgekd.models.adapters import peft_here
+from edgekd.models.adapters import owners, peft_here
 from edgekd.quantize import lora
 from edgekd.recipe import Lora, Model
 
@@ -331,3 +332,27 @@ def test_a_module_whose_name_ends_others_is_read_by_peft(tmp_path):
     with torch.no_grad():
         for net in (by_peft, ours):
             assert (net(input_ids=IDS).last_hidden_state - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["t5", "t5gemma"])
+def test_an_adapter_of_an_encoder_decoder_leaves_its_ties(tmp_path, kind):
+    """peft takes T5Gemma's output layer, which is tied to the decoder's table, for one apart from the encoder's."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    folder = translation.saved(
+        {"t5": translation.t5, "t5gemma": translation.t5gemma}[kind](), tmp_path / f"tiny-{kind}", weights=True
+    )
+    plain = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    shared = sorted(name for names in owners(plain).values() for name in names if len(names) > 1)
+    net = peft.get_peft_model(plain, peft.LoraConfig(r=4, target_modules=["q", "q_proj", "wo"])).eval()
+    randomly(net)
+    net.save_pretrained(tmp_path / "adapter")
+    ids = {"input_ids": IDS % 16, "decoder_input_ids": IDS[:, :4] % 16}
+    with torch.no_grad():
+        wanted = net(**ids).logits
+    asked = Model(model=f"hf:{folder}", adapter=tmp_path / "adapter")
+    made = text_model.network(asked, "AutoModelForSeq2SeqLM", role="student", seed=0).net
+    assert made.config.tie_word_embeddings
+    assert sorted(name for names in owners(made).values() for name in names if len(names) > 1) == shared
+    with torch.no_grad():
+        assert (made.eval()(**ids).logits - wanted).abs().max() < 1e-4 * wanted.abs().max()
