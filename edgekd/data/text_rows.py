@@ -117,6 +117,10 @@ def _of_file(file: Path, data: Data | Pairs, kinds: Sequence[str], whole: bool =
     if file.suffix.lower() == ".txt":
         if list(kinds) != ["text"]:
             raise BadInput(f"{file}: plain text has no columns; give a parquet, csv or jsonl file with {' and '.join(kinds)}")
+        if asked := getattr(data, "text", None):
+            raise BadInput(
+                f"{section(data)}.text: {file} is plain text and has no columns, and so none called `{asked}`: leave it out"
+            )
         text = _text(file)
         return {"text": [text] if whole else [line for line in map(str.strip, text.splitlines()) if line]}
     rows = _rows(file)

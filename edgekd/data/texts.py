@@ -20,6 +20,8 @@ from .split import fingerprint_at
 
 _SEED = 20_201
 """Which pairs are tested on does not change with the recipe's seed."""
+_FEWEST = 3
+"""Pairs that have an order worth the name."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,12 @@ def pairs(data: Data, readings: Mapping[str, Reading]) -> tuple[TextSplit, TextS
     validation = next((rows[role] for role in ("validation", "train") if role in rows and rows[role] is not test), None)
     test = _whole(test, data.pairs.source)
     if validation is None:
-        aside, kept = cut(np.zeros(len(test["score"]), np.int64), max(1, len(test["score"]) // 4), _SEED)
+        if len(test["score"]) < 4 * _FEWEST:
+            raise BadInput(
+                f"data.pairs: {data.pairs.source}: {len(test['score'])} scored pair(s); {4 * _FEWEST} at least are needed, of which a quarter "
+                f"picks the epoch, or {_FEWEST} and a validation split beside them"
+            )
+        aside, kept = cut(np.zeros(len(test["score"]), np.int64), len(test["score"]) // 4, _SEED)
         validation, test = ({k: [v[i] for i in part.tolist()] for k, v in test.items()} for part in (aside, kept))
     else:
         validation = _whole(validation, data.pairs.source)
@@ -168,8 +175,8 @@ def _whole(part: text_rows.Columns, source: str) -> text_rows.Columns:
 
 def _judging(found: list[float], where: str) -> np.ndarray:
     """Return scores that an order can be read off. Raises BadInput."""
-    if len(found) < 3:
-        raise BadInput(f"{where}: {len(found)} scored pair(s); 3 at least are needed to judge by")
+    if len(found) < _FEWEST:
+        raise BadInput(f"{where}: {len(found)} scored pair(s); {_FEWEST} at least are needed to judge by")
     if np.ptp(found) == 0:
         raise BadInput(
             f"{where}: the scores of all {len(found)} pairs are {found[0]:g}; scores that differ are needed to judge by"

@@ -63,8 +63,10 @@ def load(folder: str | Path, threads: int | None = None) -> Shipped:
         assert session is not None  # None stands for exact arithmetic that a backend has not, which is not asked for
         return session.run(inputs)
 
-    from tokenizers import Tokenizer
-
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise Missing("text needs tokenizers: pip install tokenizers") from None
     tokenizer = Tokenizer.from_file(str(home / steps["tokenize"]["file"]))
     return Shipped(Running(run, lambda: made.record["graphs"]), tokenizer, steps["tokenize"], steps["pad"], steps["generate"])
 

@@ -52,6 +52,9 @@ def test_plain_text_is_a_text_a_line(tmp_path):
     (tmp_path / "lines.txt").write_bytes("\ufeffthe cat\r\n\r\n  a d\u00f6g  \n".encode())
     assert text_rows.read(Data(source=str(tmp_path / "lines.txt")), ["text"]) == {"train": {"text": ["the cat", "a d\u00f6g"]}}
     assert "plain text has no columns" in told(Pairs(source=str(tmp_path / "lines.txt")), ["sentence1", "sentence2"])
+    assert "plain text and has no columns, and so none called `words`" in told(
+        Data(source=str(tmp_path / "lines.txt"), text="words"), ["text"]
+    )
     (tmp_path / "lines.txt").write_bytes("d\u00f6g".encode("latin-1"))
     assert "not a UTF-8 text file" in told(Data(source=str(tmp_path / "lines.txt")), ["text"])
 

@@ -112,7 +112,10 @@ def test_the_stored_splits_are_taken_where_they_are(reading, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"sentence1": "a", "sentence2": "b", "score": 1}] * 2, "(validation): 1 scored pair(s); 3 at least"),
+        (
+            [{"sentence1": "a", "sentence2": "b", "score": 1}] * 2,
+            "2 scored pair(s); 12 at least are needed, of which a quarter picks the epoch",
+        ),
         (
             [{"sentence1": "a", "sentence2": "b", "score": 1}] * 16,
             "(validation): the scores of all 4 pairs are 1; scores that differ",
@@ -186,3 +189,12 @@ def test_the_key_of_cached_stages(put, tmp_path):
     assert data.fingerprint(config.model_copy(update={"pairs": named}), text=True) != first
     (moved / "pairs.jsonl").write_text((moved / "pairs.jsonl").read_text().replace("cat", "dog"))
     assert data.fingerprint(config.model_copy(update={"pairs": pairs}), text=True) != first
+
+
+def test_few_pairs_to_judge_by_are_told(put, reading, tmp_path):
+    assert "11 scored pair(s); 12 at least" in told(texts.pairs, put(scored=tiny_texts.pairs(11)), {"student": reading})
+    assert len(texts.pairs(put(scored=tiny_texts.pairs(12)), {"student": reading})[0]) == 3
+    config = Data.model_validate(tiny_texts.data(tmp_path, scored=3))
+    assert [len(split) for split in texts.pairs(config, {"student": reading})[:2]] == [3, 3]
+    fewer = config.model_copy(update={"limit": 2})
+    assert "(validation): 2 scored pair(s); 3 at least are needed to judge by" in told(texts.pairs, fewer, {"student": reading})

@@ -170,3 +170,8 @@ def test_the_command(causal: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, 
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_without_tokenizers_it_says_what_to_install(causal: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert command.main([str(causal[0]), "the"]) == 4
