@@ -72,6 +72,7 @@ def convert(
             passes.insert_pass(passes.passes.index(_LAST) if folded else 0, _PASS)
             passes.set_options(_PASS, {"job": job})
             if half:
+                passes.insert_pass(passes.passes.index(_LAST), _WITHIN)  # what was folded into constants by then, too
                 passes.insert_pass(0, _WITHIN)
             if folded:
                 passes.insert_pass(0, _TABLES)

@@ -148,6 +148,17 @@ def test_a_mask_of_the_smallest_float32_is_a_number_in_16_bits(tmp_path):
     np.testing.assert_allclose(made, expected, atol=2e-3)
 
 
+def test_a_row_that_sees_nothing_stays_a_number_in_16_bits(tmp_path):
+    """The smallest float32 comes from a fill, which is folded into a constant late; padding after a text sees nothing in a window."""
+    nothing = Does(lambda x: torch.where(x > 99, x, torch.full((H,), torch.finfo(torch.float32).min)).softmax(-1) * 0 + x)
+    x = torch.randn(1, C, H, H)
+    file = coreml_package.write(
+        convert(Graph("nothing", nothing, ("x",), ("y",), {"x": x}), {}, "iOS18", half=True), tmp_path / "nothing.mlpackage"
+    )
+    made = backend_of("coreml").load(file).run({"x": x.numpy()})["y"]
+    np.testing.assert_allclose(made, x.numpy(), atol=4e-3)
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_lstm_equals_torch(tmp_path, both):
     """Every output, and the last states; of two layers, the second without biases."""
