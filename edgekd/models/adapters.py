@@ -85,8 +85,6 @@ def merge_adapters(net: nn.Module, config: Model, role: str) -> None:
     peft, whole = peft_here(where), core(net)
     _check_weights(file, whole, where)
     state = {name.removeprefix(_PREFIX): values for name, values in read(file).items()}
-    if getattr(whole, "pooler", whole) is None:  # left out of text encoders, which make nothing of it
-        state = {name: values for name, values in state.items() if not name.startswith("pooler.")}
     trainable = {name: p.requires_grad for name, p in whole.named_parameters()}
     tied = _tied_to_output(whole)
     with warnings.catch_warnings():
