@@ -75,7 +75,7 @@ def test_a_cache_that_grows_is_refused_where_shapes_are_fixed(made, name):
     assert "onnxruntime-cpu, browser or intel-cpu" in told
 
 
-@pytest.mark.parametrize("name", ["onnxruntime-cpu", "browser", "intel-cpu"])
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "android-cpu", "browser", "intel-cpu"])
 def test_what_ships_writes_what_torch_writes(made, name, tmp_path):
     target = load_target(name)
     backend = backend_of(target.backend)
