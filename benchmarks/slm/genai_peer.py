@@ -185,10 +185,12 @@ def _asked(side: subprocess.Popen[str], **question: Any) -> dict[str, Any]:
 def _begun(out: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Return what was measured before with the same settings, or the beginning of a new result."""
     settings = {name: getattr(options, name) for name in ("threads", "new_tokens", "launches", "calls")}
-    said = [*sys.argv[1:]]
-    for place, word in enumerate(said):
-        if place and said[place - 1] == "--peers-python":
-            said[place] = "PEERS/bin/python" if "/" in word else word
+    said = ["--peers-python", "PEERS/bin/python", "--sizes", *options.sizes, "--variants", *options.variants]
+    said += [
+        "--prompts",
+        *map(str, options.prompts),
+        *(f"--{name.replace('_', '-')}={value}" for name, value in settings.items()),
+    ]
     fresh: dict[str, Any] = {
         "schema": 1,
         "command": shlex.join(["python", "benchmarks/slm/genai_peer.py", *said]),

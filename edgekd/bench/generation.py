@@ -124,10 +124,16 @@ class Steps:
             made, self.reads = named(encoder, "outputs"), ids_of(encoder) is not None
             asked = [one for one in encoder["inputs"] if one["name"] not in self._given]
             self._makers[form.encoder] = {one["name"]: maker(form.encoder, one, [], batch) for one in asked}
+        self._cached: dict[str, list[str]] = {}
         for graph in (form.first, form.step):
-            self._makers[graph] = {one["name"]: maker(graph, one, made, batch) for one in interfaces[graph]["inputs"]}
+            cached = {one["name"] for one in caches(interfaces[graph]) if encoded(one["name"], made) is None}
+            self._cached[graph] = sorted(cached)
+            asked = [one for one in interfaces[graph]["inputs"] if one["name"] not in cached]
+            self._makers[graph] = {one["name"]: maker(graph, one, made, batch) for one in asked}
         past = [one for one in caches(interfaces[form.step]) if encoded(one["name"], made) is None]
         self._kept = {graph: kept(past, named(interfaces[graph], "outputs")) for graph in (form.first, form.step)}
+        # later a merged graph returns what the encoder made as empty arrays
+        self._grow = {graph: {k: v for k, v in kept_by.items() if not crosses(k)} for graph, kept_by in self._kept.items()}
         for one in past:
             if one["name"] not in self._kept[form.first]:
                 raise BadInput(f"graph `{form.step}`: no graph has an output that goes with its input `{one['name']}`")
@@ -146,16 +152,18 @@ class Steps:
     def logits(self, graph: str, state: State) -> np.ndarray:
         """Run a decoder graph on what the state says is next; return the scores of the token after it, (batch, vocabulary)."""
         made = self._run[graph](self.feeds(graph, state))
-        for name, output in self._kept[graph].items():
-            if state.past == 0 or not crosses(name):  # later a merged graph returns what the encoder made as empty arrays
-                state.cache[name] = made[output]
+        for name, output in (self._kept if state.past == 0 else self._grow)[graph].items():
+            state.cache[name] = made[output]
         state.past += state.ids.shape[1]
         logits = made["logits"]
         return logits if logits.ndim == 2 else logits[:, -1]
 
     def feeds(self, graph: str, state: State) -> dict[str, np.ndarray]:
         """Return what a graph takes next."""
-        return {name: make(state) for name, make in self._makers[graph].items()}
+        feeds = {name: make(state) for name, make in self._makers[graph].items()}
+        for name in self._cached.get(graph, ()):
+            feeds[name] = state.cache[name]
+        return feeds
 
 
 class Generation:

@@ -303,3 +303,15 @@ def test_check_py_runs_several_tokens_of_several_rows_behind_a_cache(llama: Made
     told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["graphs"]["decoder"]["relative_error"] < 1e-4
+
+
+def test_scores_that_somebody_still_holds_are_not_written_over(llama: Made) -> None:
+    session = backend.load(llama.file)
+    first = session.run(called(0, 1, 1))
+    then = go_on(session, first, 3)
+    held, copied = then["logits"], then["logits"].copy()
+    part = go_on(session, then, 4)["logits"][0, -1]  # a view holds it too
+    seen = part.copy()
+    go_on(session, then, 5)
+    assert held.tolist() == copied.tolist()
+    assert part.tolist() == seen.tolist()
