@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import divergence, imported
+from . import divergence, imported, memory
 from .backends import Means, backend_of, tensors_of, wrong_with
 from .errors import Missing
 from .export import artifact as artifacts
@@ -88,6 +88,8 @@ def verify(asked: Question) -> Verdict:
             raise
         means = Means(None, str(error))
     except Exception as error:  # a file can be wrong in any way, and each runtime has its own exceptions
+        if memory.ran_out(error):  # this machine's lack, not the file's: no verdict that is kept
+            raise
         wrong.append(Wrong(stage, f"the {stage} does not run: {(str(error).strip() or repr(error)).splitlines()[0]}"))
     diverged = _first_divergence(asked, parity) if any(w.stage in ("variant", "file", "runtime") for w in wrong) else None
     return decide(

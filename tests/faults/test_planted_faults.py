@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from edgekd.backends import Means
+from edgekd.backends import Means, onnxruntime
 from edgekd.export import artifact as artifacts
 from edgekd.export import onnx as export
 from edgekd.export.graph import Graph, torch_runner
@@ -375,3 +375,23 @@ def test_golden_outputs_that_are_not_the_variants_fail(trained, variants, tmp_pa
     )
     assert (verdict.status, verdict.lost_at) == ("failed", "file")
     assert "golden outputs of `model` are not the variant's" in verdict.reason
+
+
+def test_a_machine_without_memory_says_nothing_of_a_file(judge, variants, monkeypatch):
+    """No verdict is made, which a resumed run would keep; any other error of the runtime is the file's."""
+    words = "Failed to allocate memory for requested buffer of size 8589934592"
+
+    opens = onnxruntime.load
+
+    def load(file: Path, *options: object, **more: object) -> object:
+        if file.parent.name == "artifact":
+            raise RuntimeError(words)
+        return opens(file, *options, **more)
+
+    monkeypatch.setattr("edgekd.backends.onnxruntime.load", load)
+    with pytest.raises(RuntimeError, match="buffer of size"):
+        judge(variants["int8"])
+    words = "node Conv_3 is wrong"
+    verdict = judge(variants["int8"])
+    assert verdict.status == "failed"
+    assert "node Conv_3 is wrong" in verdict.reason
