@@ -12,6 +12,7 @@ from ..errors import BadInput
 from ..export.graph import Graph
 from ..recipe import Model
 from ..text import tokenizer as tokenizers
+from ..text.vocabulary import KEPT
 from .text_encoder import MASKED
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ _AGREE = 1e-3
 class CausalLM(nn.Module):
     """A transformers causal language model, `net`, called with a flat key-value cache: tensors alone, as an exported graph has them.
 
-    vocabulary: keep the scores of the first so many tokens (None: all). prefix: of the names of its arrays in a batch.
+    vocabulary: keep the scores of the first so many tokens (None: all, or what its configuration says was learned). prefix: of the names of its arrays in a batch.
     """
 
     def __init__(self, net: Any, vocabulary: int | None = None) -> None:
         super().__init__()
-        self.net, self.vocabulary, self.prefix = net, vocabulary, ""
+        self.net, self.prefix = net, ""
+        self.vocabulary: int | None = vocabulary or getattr(net.config, KEPT, None)
         self._picks = "logits_to_keep" in inspect.signature(net.forward).parameters
 
     def forward(
@@ -193,6 +195,7 @@ def check(net: Any, who: str) -> None:
     try:
         whole = net.eval()(input_ids=ids).logits[0]
         model = CausalLM(net)
+        model.vocabulary = None  # as `whole`
         padded = torch.cat([torch.zeros(1, 2, dtype=torch.int64), ids], 1)
         mask = torch.cat([torch.zeros(1, 2, dtype=torch.int64), torch.ones_like(ids)], 1)
         places = (mask.cumsum(1) - 1).clamp(min=0)

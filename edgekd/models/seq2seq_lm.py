@@ -33,7 +33,7 @@ class Seq2SeqLM(nn.Module):
         super().__init__()
         self.net, self.start = net, start
         self.prefix = ""
-        self.vocabulary: int | None = None
+        self.vocabulary: int | None = getattr(net.config, vocabulary.KEPT, None)
 
     @property
     def parts(self) -> Any:

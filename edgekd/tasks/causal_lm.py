@@ -54,7 +54,7 @@ class CausalLM:
         teacher = self.model(recipe, splits, "teacher", need_weights=True) if recipe.teacher else None
         student = _loaded(recipe.student, recipe, splits, "student", teacher, recipe.student_is_trained)
         if teacher is not None:
-            theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.rows_of(m.module.net)) for m in (teacher, student))
+            theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.logits_of(m.module)) for m in (teacher, student))
             agreed = vocabulary.agree(theirs, mine, recipe.teaching.vocabulary)
             if agreed.why:
                 say(escape(agreed.why))

@@ -58,7 +58,7 @@ class Seq2SeqLM:
             return None, self.model(recipe, splits, "student", need_weights=recipe.student_is_trained)
         teacher = self.model(recipe, splits, "teacher", need_weights=True)
         student = _load(recipe, splits, "student", recipe.student_is_trained, teacher)
-        theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.rows_of(m.module.net)) for m in (teacher, student))
+        theirs, mine = (vocabulary.Vocabulary(m.tokenizer, vocabulary.logits_of(m.module)) for m in (teacher, student))
         agreed = vocabulary.agree(theirs, mine, recipe.teaching.vocabulary)
         if agreed.why:
             say(escape(agreed.why))

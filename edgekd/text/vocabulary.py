@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Policy = Literal["refuse", "cut", "align"]
 
+KEPT = "edgekd_vocabulary"
+"""Key of a student's config.json: how many of its logits were learned, where the rest was cut."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -99,12 +102,14 @@ def agree(teacher: Vocabulary, student: Vocabulary, policy: Policy) -> Agreement
 def apply(agreed: Agreement, teacher: Any, student: Any) -> None:
     """Make two wrapped models (`.net`, `.vocabulary`) agree, in place: the teacher's rows reordered, logits cut.
 
-    The teacher then reads and writes the student's ids.
+    The teacher then reads and writes the student's ids. The student's configuration keeps what was cut: logits that nothing was taught
+    must not come back when it is loaded without its teacher.
     """
     if agreed.order is not None:
         reorder(teacher.net, agreed.order)
     if agreed.kept is not None:
         teacher.vocabulary = student.vocabulary = agreed.kept
+        setattr(student.net.config, KEPT, agreed.kept)
 
 
 def reorder(net: Any, order: np.ndarray) -> None:
@@ -147,6 +152,11 @@ def embeddings_of(net: Any) -> int | None:
     table = net.get_input_embeddings() if hasattr(net, "get_input_embeddings") else None
     weight = next(table.parameters(), None) if table is not None else None  # of a factorised one, the first has the tokens
     return None if weight is None else int(weight.shape[0])
+
+
+def logits_of(model: Any) -> int:
+    """Return how many logits a wrapped model gives, as cut when it was taught."""
+    return int(model.vocabulary or rows_of(model.net))
 
 
 def rows_of(net: nn.Module) -> int:

@@ -177,6 +177,23 @@ def test_vocabularies_that_were_padded_differently_are_cut(folder: Path, tmp_pat
     assert [TASK.forward(one.module, batch)["logits"].shape for one in models if one] == [(46, 30), (46, 30)]
 
 
+def test_what_was_cut_stays_cut_without_the_teacher(folder: Path, tmp_path: Path) -> None:
+    """A student padded to 32 logits learns 30 of them; the two others would come back with whatever they began with."""
+    config = json.loads((folder / "student" / "config.json").read_text())
+    (tmp_path / "padded").mkdir()
+    (tmp_path / "padded" / "config.json").write_text(json.dumps({**config, "vocab_size": 32}))
+    distill = {"epochs": 1, "batch_size": 16, "vocabulary": "cut"}
+    student = {"model": f"hf:{tmp_path / 'padded'}", "tokenizer": str(folder / "student")}
+    recipe = Recipe.model_validate(told(folder, student=student, distill=distill, data={"limit": 40}))
+    pipeline.run(plan.plan(recipe, tmp_path / "run"), last="distill")
+    again = Recipe.model_validate(told(folder, teacher=None, distill=None, student={"model": str(tmp_path / "run")}))
+    splits = TASK.splits(again)
+    _, model = TASK.models(again, splits)
+    batch = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(2)).items()}
+    assert model.module.net.config.vocab_size == 32
+    assert TASK.forward(model.module, batch)["logits"].shape == (46, 30)
+
+
 def test_a_teacher_is_trained_from_its_start(folder: Path, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(told(folder, distill=None, train={"epochs": 2, "batch_size": 16, "learning_rate": 0.01}))
     made = pipeline.train(plan.plan_training(recipe, tmp_path / "run", "student"), "student")

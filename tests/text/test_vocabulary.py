@@ -117,6 +117,6 @@ def test_a_reordered_model_says_the_same_under_other_ids(config: Any) -> None:
 
 def test_applied_to_both() -> None:
     teacher = SimpleNamespace(net=translation.network(translation.decoder_only(20)), vocabulary=None)
-    student = SimpleNamespace(vocabulary=None)
+    student = SimpleNamespace(net=translation.network(translation.decoder_only(20)), vocabulary=None)
     apply(Agreement(16, np.arange(16)[::-1].copy()), teacher, student)
-    assert (teacher.vocabulary, student.vocabulary, rows_of(teacher.net)) == (16, 16, 16)
+    assert (teacher.vocabulary, student.vocabulary, rows_of(teacher.net), rows_of(student.net)) == (16, 16, 16, 20)
