@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from rich.markup import escape
 from torch import nn
 
 from ..errors import BadInput, first_line
@@ -43,7 +44,7 @@ def text_encoder(
         )
     pooling = config.pooling or (pooling_of(rest, role) if kind == "hf" else None)
     if pooling is None:
-        say(f"{role}: {config.model} says nothing of pooling: the mean of the tokens is taken (`pooling` changes that)")
+        say(f"{role}: {escape(config.model)} says nothing of pooling: the mean of the tokens is taken (`pooling` changes that)")
     tokenizer = tokenizers.of(config, role)
     check_tokens(made.net, tokenizer, max_tokens, role)
     module = TextEncoder(made.net, pooling or "mean").eval()
