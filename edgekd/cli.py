@@ -134,7 +134,6 @@ def verify(
         "edgekd compress models/digits -o runs/digits",
         "edgekd bench runs/digits",
         "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --device local --streams 2 -o runs/clock",
-        "edgekd bench runs/digits/targets/onnxruntime-cpu/int8 --threads 1 --threads 2",
     )
 )
 def bench(

@@ -24,6 +24,8 @@ QUICK = [
     "distill.batch_size=256",
     "bench.min_seconds=0.05",
     "bench.min_count=5",
+    "bench.interval=null",
+    "bench.launches=1",
     "gate.max_drop=1",
     "quantize.qd4.training.epochs=1",
     "quantize.dq4.training.epochs=1",
@@ -487,7 +489,7 @@ def foreign(tmp_path: Path) -> Path:
         "distill: {epochs: 12, batch_size: 32, learning_rate: 0.01}\n"
         "quantize:\n- {name: fp32, method: none}\n- {name: int8, method: ptq, weights: {bits: 8}, activations: {bits: 8}}\n"
         "gate: {max_drop: 0.05}\n"
-        "bench: {min_seconds: 0.05, min_count: 5}\n"
+        "bench: {min_seconds: 0.05, min_count: 5, interval: null, launches: 1}\n"
     )
     done = edgekd("train", "recipe.yaml", "-o", "teacher", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
