@@ -104,8 +104,7 @@ def bench(
     measured now (if anything is). threads: of the runtime; of several numbers, each thing is timed with each, alternately.
     """
     paths = [Path(thing) for thing in things]
-    if len(threads) == 1:
-        settings, threads = [*settings, f"bench.threads={threads[0]}"], ()
+    settings, threads = _of_threads(settings, threads)
     if len(paths) == 1 and not (devices or out or records) and (paths[0] / "manifest.json").is_file():
         without_effect(
             f"{paths[0]}: timed as a stage of its run (give -o to time it beside)",
@@ -128,6 +127,11 @@ def bench(
     return measure_paths(paths, settings, Path(out or "runs/bench"), devices, targets, compare, command, records, threads)
 
 
+def _of_threads(settings: Settings, threads: Sequence[int]) -> tuple[Settings, Sequence[int]]:
+    """Return the settings with a single number of threads among them; several numbers stay, for things to be timed with each."""
+    return ([*settings, f"bench.threads={threads[0]}"], ()) if len(threads) == 1 else (settings, threads)
+
+
 def without_effect(why: str, **options: object) -> None:
     """Raise BadInput for options that were given and would do nothing. options: as they are written -> what was given."""
     if given := [name for name, value in options.items() if value]:
@@ -147,8 +151,7 @@ def bench_kit(
     """
     from .bench import stage
 
-    if len(threads) == 1:
-        settings, threads = [*settings, f"bench.threads={threads[0]}"], ()
+    settings, threads = _of_threads(settings, threads)
     return stage.write_kit([Path(thing) for thing in things], Path(file), settings, targets, threads)
 
 

@@ -12,6 +12,8 @@ from edgekd.models.transformers_model import transformers_here
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .\n"
 END = 0
+NEW = 16
+"""Tokens that are generated where a test does not say how many."""
 
 
 def config(kind: str = "LlamaConfig", vocabulary: int = len(LETTERS) + 1, context: int = 64, **others: Any) -> Any:
@@ -73,3 +75,27 @@ def text(words: int = 600, seed: int = 0) -> str:
         at = (at + 1) % len(names) if rng.random() < 0.8 else int(rng.integers(len(names)))
         found.append(names[at] + (".\n" if number % 12 == 11 else " "))
     return "".join(found)
+
+
+def prompts(count: int) -> list[np.ndarray]:
+    """Return prompts of 1 to 13 tokens."""
+    rng = np.random.default_rng(1)
+    return [rng.integers(1, 30, length) for length in rng.integers(1, 14, count)]
+
+
+def left(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows padded at their left, and their mask."""
+    width = max(map(len, rows))
+    ids, mask = np.zeros((2, len(rows), width), np.int64)
+    for n, row in enumerate(rows):
+        ids[n, width - len(row) :], mask[n, width - len(row) :] = row, 1
+    return ids, mask
+
+
+def theirs(net: Any, ids: np.ndarray, mask: np.ndarray, new: int = NEW) -> np.ndarray:
+    """Return what transformers generates, greedily."""
+    made = net.generate(
+        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=new, do_sample=False, eos_token_id=END,
+        pad_token_id=END,
+    )  # fmt: skip
+    return made[:, ids.shape[1] :].numpy()

@@ -136,7 +136,7 @@ def seq2seq_lm(config: Model, *, role: str, seed: int, need_weights: bool, teach
     else:
         check(net, f"{role}: {config.model}")
         module = SourceThenTarget(net)
-    vocabulary.fits(vocabulary.Vocabulary(tokenizer, vocabulary.rows_of(net)), role)
+    vocabulary.fits(vocabulary.Vocabulary(tokenizer, vocabulary.logits_of(module)), role)
     return LoadedModel(
         module=module.eval(),
         reference=config.model,

@@ -165,7 +165,7 @@ def _loaded(
 
     with in_memory(config, role):
         made = models.causal_lm(config, role=role, seed=recipe.seed, need_weights=need_weights, teacher=teacher)
-    vocabulary.fits(vocabulary.Vocabulary(made.tokenizer, vocabulary.rows_of(made.module.net)), made.role)
+    vocabulary.fits(vocabulary.Vocabulary(made.tokenizer, vocabulary.logits_of(made.module)), made.role)
     context, length = context_of(made.module.net), splits.train.ids.shape[1]
     if context is not None and length > context:
         raise BadInput(

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tiny_causal
-import torch
+from tiny_causal import NEW, left, prompts, theirs
 from torch import nn
 
 from edgekd.backends import onnxruntime as backend
@@ -28,7 +28,6 @@ from edgekd.recipe import Gate, Scheme
 from edgekd.targets import load_target
 from edgekd.text.generate import generate
 
-NEW = 16
 CONTEXT = 128
 
 
@@ -63,28 +62,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("llama")
     net, variant = exported(folder / "plain")
     return Made(net, variant, shipped(variant, folder / "made"))
-
-
-def prompts(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    return [rng.integers(1, 30, length) for length in rng.integers(1, 14, count)]
-
-
-def left(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    width = max(map(len, rows))
-    ids, mask = np.zeros((2, len(rows), width), np.int64)
-    for n, row in enumerate(rows):
-        ids[n, width - len(row) :], mask[n, width - len(row) :] = row, 1
-    return ids, mask
-
-
-def theirs(net: Any, ids: np.ndarray, mask: np.ndarray, new: int = NEW) -> np.ndarray:
-    """What transformers generates, greedily."""
-    made = net.generate(
-        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=new, do_sample=False,
-        eos_token_id=tiny_causal.END, pad_token_id=tiny_causal.END,
-    )  # fmt: skip
-    return made[:, ids.shape[1] :].numpy()
 
 
 def test_the_file_says_what_it_was_made_into(llama: Made) -> None:

@@ -144,6 +144,15 @@ def test_a_comma_without_quotes_is_told(tmp_path):
     assert "more cells than the header" in told(Data(source=str(tmp_path / "a.csv"), text="words"), ["text"])
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_byte_order_mark_is_no_text(kind, tmp_path):
+    file = tmp_path / f"x.{kind}"
+    PUT[kind](file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    data = Data(source=str(file), text="sentence")
+    assert text_rows.read(data, ("text",)) == {"train": {"text": TEXTS}}
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
 def test_bytes_that_are_no_utf_8_are_told(kind, tmp_path):
     file = tmp_path / f"a.{kind}"

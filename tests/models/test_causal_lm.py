@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_causal
 import torch
+from tiny_causal import NEW, left, prompts, theirs
 from torch import nn
 
 from edgekd.errors import BadInput
@@ -22,29 +23,6 @@ KINDS = {
     "MistralConfig": {"sliding_window": 5},
     "Gemma2Config": {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]},
 }  # fmt: skip
-NEW = 16
-
-
-def prompts(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    return [rng.integers(1, 30, length) for length in rng.integers(1, 14, count)]
-
-
-def left(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    width = max(map(len, rows))
-    ids, mask = np.zeros((2, len(rows), width), np.int64)
-    for n, row in enumerate(rows):
-        ids[n, width - len(row) :], mask[n, width - len(row) :] = row, 1
-    return ids, mask
-
-
-def theirs(net: nn.Module, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What transformers generates, greedily."""
-    made = net.generate(  # type: ignore[operator]
-        torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=NEW, do_sample=False,
-        eos_token_id=tiny_causal.END, pad_token_id=tiny_causal.END,
-    )  # fmt: skip
-    return made[:, ids.shape[1] :].numpy()
 
 
 @pytest.fixture(scope="module")

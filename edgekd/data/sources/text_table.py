@@ -81,7 +81,7 @@ def _csv(table: Path) -> list[dict[str, Any]]:
 
 def _jsonl(table: Path) -> list[dict[str, Any]]:
     rows = []
-    with table.open(encoding="utf-8", errors="replace") as file:
+    with table.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
