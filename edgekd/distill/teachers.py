@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def of(
             f"objective `{next(g.name for g in goals if g.needs_teacher)}` needs a teacher: add `teacher: {{model: ...}}`"
         )
     if not isinstance(settings, recipe.Distill) or settings.teacher == "live":
-        return LiveTeacher(teacher, task, train, outputs, device)
+        return LiveTeacher(teacher, task, train, outputs, device, accelerator.autocast)
     key = teacher_cache.key(teacher, train, settings, seed, outputs)
     if accelerator.is_main_process:
         teacher_cache.build(teacher, train, task, settings, cache, key, device=device)
@@ -101,9 +102,17 @@ class CachedTeacher:
 
 
 class LiveTeacher:
-    """The teacher itself, on the same augmented samples as the student."""
+    """The teacher itself, on the same augmented samples as the student.
 
-    def __init__(self, teacher: LoadedModel, task: Task, train: Split, outputs: Sequence[str], device: torch.device) -> None:
+    autocast: makes the context of its forward pass, which is the student's: mixed precision, where that is asked for. What comes
+    out is float32 all the same.
+    """
+
+    def __init__(
+        self, teacher: LoadedModel, task: Task, train: Split, outputs: Sequence[str], device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:  # fmt: skip
+        self.autocast = autocast
         self.module = teacher.module.to(device).eval().requires_grad_(False)
         self.task = task
         self.two = {name: torch.from_numpy(values).to(device) for name, values in train.take(np.arange(2)).items()}
@@ -115,9 +124,9 @@ class LiveTeacher:
 
     def __call__(self, view: int, positions: np.ndarray, batch: Tensors) -> Tensors:
         # Without gradients, yet no inference_mode(): its tensors must not take part in the student's graph.
-        with torch.no_grad():
-            outputs = self.task.forward(self.module, batch)
-        return {**outputs, **self.taps.outputs}
+        with torch.no_grad(), self.autocast():
+            outputs = {**self.task.forward(self.module, batch), **self.taps.outputs}
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in outputs.items()}
 
     def example(self) -> Tensors:
         return {name: tensor.cpu() for name, tensor in self(0, np.arange(2), self.two).items()}
