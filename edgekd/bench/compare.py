@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import statistics
+from .executed import executed
 from .things import GraphFacts, Thing
 
 TINY = 2e-4
@@ -47,7 +48,7 @@ def compare(
             # a reason explains what was seen: that it is slower, or no faster
             seen = (statistics.differs(result) and result.value < 1) or said.startswith("no difference")
             median = float(np.median(samples[control.label]))
-            reasons = why(found[thing.label], median, providers[thing.label], vnni) if seen else []
+            reasons = _reasons(thing, found[thing.label], median, providers[thing.label], vnni, device) if seen else []
             told.append(
                 {
                     "target": thing.target,
@@ -79,24 +80,44 @@ def control_of(things: Sequence[Thing], found: Mapping[str, GraphFacts | None]) 
     return things[0]
 
 
-def why(known: GraphFacts | None, control_seconds: float, providers: Mapping[str, int], vnni: bool | None = None) -> list[str]:
-    """List the facts that keep a quantized file from being faster; empty for a file that is not quantized.
+def _reasons(
+    thing: Thing, known: GraphFacts | None, median: float, providers: Mapping[str, int], vnni: bool | None, device: str
+) -> list[str]:
+    """Return `why`, with what the runtime executes where this machine is the device."""
+    if known is None or not known.quantized or known.weights_alone or device != "local":
+        return why(known, median, providers, vnni)
+    return why(known, median, providers, vnni, executed(thing, known))
 
-    control_seconds: a warm call of the control.
+
+def why(
+    known: GraphFacts | None,
+    control_seconds: float,
+    providers: Mapping[str, int],
+    vnni: bool | None = None,
+    runs: GraphFacts | None = None,
+) -> list[str]:
+    """List the facts that keep a quantized file from being faster, what weighs most first; empty for a file that is not quantized.
+
+    control_seconds: a warm call of the control. runs: what the runtime executes of the file (`executed`), where that is known.
     """
     if known is None or not known.quantized:
         return []
     if known.weights_alone:
         return ["weights alone are stored as integers, and expanded to float at every call: the arithmetic is in float"]
+    told = runs or known
     reasons = []
-    if vnni is False:
-        reasons.append("this CPU has no VNNI or dot product instructions, so int8 arithmetic takes more steps than float")
-    if known.heavy_float:
-        reasons.append(f"{known.heavy_float} of {known.heavy} convolutions and matrix products are left in float")
-    if known.conversions:
-        reasons.append(
-            f"{known.conversions} of the file's {known.nodes} nodes only convert between int8 and float "
-            "(the runtime merges most of them, not all)"
+    if told.heavy_float:
+        left = "computed" if runs else "left"
+        reasons.append(f"{told.heavy_float} of {told.heavy} convolutions and matrix products are {left} in float")
+    if told.conversions:
+        nodes = f"the {told.nodes} nodes that the runtime executes" if runs else f"the file's {told.nodes} nodes"
+        merged = "" if runs else " (the runtime merges those around operators that it computes in int8)"
+        reasons.append(f"{told.conversions} of {nodes} only convert between int8 and float{merged}")
+    if vnni is False and told.heavy > told.heavy_float:
+        # slower instructions come first where most of the arithmetic is in them
+        reasons.insert(
+            0 if 2 * told.heavy_float < told.heavy else len(reasons),
+            "this CPU has no VNNI or dot product instructions, so sums of int8 products take several instructions instead of one",
         )
     if control_seconds < TINY:
         reasons.append(

@@ -71,8 +71,8 @@ class GraphFacts:
         return self.conversions > 0 or self.heavy > self.heavy_float
 
 
-_HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention", "FusedConv", "FusedMatMul", "FusedGemm"}
-_HEAVY_INTEGER = {
+HEAVY = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention", "FusedConv", "FusedMatMul", "FusedGemm"}
+HEAVY_INTEGER = {
     "QLinearConv",
     "QLinearMatMul",
     "ConvInteger",
@@ -137,9 +137,9 @@ def facts(file: Path) -> GraphFacts:
     weights = {tensor.name for tensor in graph.initializer}
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     kinds = [node.op_type for node in graph.node]
-    heavy = [node for node in graph.node if node.op_type in _HEAVY]
+    heavy = [node for node in graph.node if node.op_type in HEAVY]
     heavy_float = [n for n in heavy if not any(made_by.get(i) == "DequantizeLinear" for i in n.input[:2])]
-    integer = sum(kind in _HEAVY_INTEGER for kind in kinds)
+    integer = sum(kind in HEAVY_INTEGER for kind in kinds)
     return GraphFacts(
         inputs=tuple(_declared(value) for value in graph.input if value.name not in weights),
         nodes=len(kinds),

@@ -543,28 +543,6 @@ def test_a_reason_is_given_for_what_was_seen_alone():
     assert told["why"] is None
 
 
-def test_a_quantized_file_that_is_slower_gets_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    found = {name: facts(identity(tmp_path / f"{name}.onnx", nodes=3, quantized=name == "int8")) for name in ("int8", "fp32")}
-    things = [Thing(f"t/{name}", "onnxruntime", {"model": tmp_path / f"{name}.onnx"}, target="t") for name in ("fp32", "int8")]
-    found = {f"t/{name}": known for name, known in found.items()}
-    samples = {"t/fp32": np.full((10, 5), 1e-3), "t/int8": np.full((10, 5), 1.8e-3)}
-    providers = {"t/fp32": {"CPU": 4}, "t/int8": {"CPU": 5, "NPU": 1}}
-    (told,) = compare.compare(things, samples, found, 1, providers, vnni=False)
-    assert told["verdict"] == "int8 is 1.80x SLOWER than fp32 (1.73-1.87)"
-    for reason in (
-        "no VNNI",
-        "2 of 3 convolutions and matrix products are left in float",
-        "2 of the file's 6 nodes",
-        "split between CPU 5, NPU 1",
-    ):
-        assert reason in told["why"]
-    faster = compare.compare(
-        things, {"t/fp32": samples["t/int8"], "t/int8": samples["t/fp32"]}, found, 1, providers, vnni=False
-    )
-    assert faster[0]["why"] is None
-    assert "VNNI" not in compare.compare(things, samples, found, 1, providers, vnni=True)[0]["why"]
-
-
 def test_integers_in_weights_alone_are_told_from_integer_arithmetic(tmp_path: Path):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
