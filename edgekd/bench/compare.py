@@ -114,9 +114,10 @@ def why(
         merged = "" if runs else " (the runtime merges those around operators that it computes in int8)"
         reasons.append(f"{told.conversions} of {nodes} only convert between int8 and float{merged}")
     if vnni is False and told.heavy > told.heavy_float:
-        # slower instructions come first where most of the arithmetic is in them
+        # slower instructions come first where most of what is executed is sums in them
+        in_integers = told.heavy - told.heavy_float
         reasons.insert(
-            0 if 2 * told.heavy_float < told.heavy else len(reasons),
+            0 if in_integers > told.heavy_float + told.conversions else len(reasons),
             "this CPU has no VNNI or dot product instructions, so sums of int8 products take several instructions instead of one",
         )
     if control_seconds < TINY:
