@@ -23,7 +23,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-PIXELS, TOKENS, LABELS = 224, 64, 10
+PIXELS, TOKENS, LABELS = 224, 128, 10
 VOCABULARY = 10000
 """bert_perf_test makes token ids from 0 to 9,999, onnxruntime_test from 0 to 999."""
 
@@ -53,8 +53,9 @@ class Logits(nn.Module):
 
 
 RESNET = ResNetConfig(
-    embedding_size=16, hidden_sizes=[48, 96, 160, 320], depths=[1, 1, 1, 1], layer_type="basic", num_labels=LABELS
+    embedding_size=64, hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic", num_labels=LABELS
 )
+"""ResNet-18."""
 BERT = BertConfig(
     vocab_size=VOCABULARY, hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536,
     num_labels=LABELS, attn_implementation="eager",

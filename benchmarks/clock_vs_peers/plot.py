@@ -21,9 +21,10 @@ def draw(file: Path) -> Path:
     repeats = made["repeats"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     files = [name for name in made["files"] if name != "nothing"]
+    tools = [tool for tool in COLOURS if tool in repeats[0]["readings"]]
     left.axhspan(-100 * GOAL, 100 * GOAL, color="#eee")
     left.axhline(0, color="#888", lw=0.8)
-    for place, tool in enumerate(tool for tool in COLOURS if tool != "edgekd"):
+    for place, tool in enumerate(tool for tool in tools if tool != "edgekd"):
         kind = "mean_s" if tool in MEAN_ALONE else "median_s"
         for number, name in enumerate(files):
             pairs = [(one["readings"][tool].get(name), one["readings"]["edgekd"][name]) for one in repeats]
@@ -39,7 +40,7 @@ def draw(file: Path) -> Path:
     left.set_xticks(range(len(files)), files)
     left.set_ylabel("theirs against ours, %")
     left.legend(frameon=False, fontsize=8)
-    for place, tool in enumerate(COLOURS):
+    for place, tool in enumerate(tools):
         values = made["summary"]["ratio"][tool]["values"]
         x = [number + 0.15 * (place - 1.5) for number in range(1, len(values) + 1)]
         if tool == "edgekd":

@@ -27,7 +27,7 @@ from edgekd.run_folder import write_text
 HERE = Path(__file__).parent
 CELLS = (("nothing",), ("resnet",), ("bert", "bert-int8"), ("vit",))
 """What is timed next to each other; of two files, the ratio is the first's time / the second's."""
-TOOLS = ("edgekd", "optimum", "onnxruntime_test", "bert_perf_test")
+TOOLS = ("edgekd", "optimum", "onnxruntime_test", "bert_perf_test", "optimum-process")
 PACKAGES = ("onnxruntime", "optimum-benchmark", "optimum", "optimum-onnx", "transformers", "torch", "numpy")
 
 
@@ -40,13 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = _files(options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     result = _begun(options, files, threads)
-    if not result["call_s"]:
-        result["call_s"] = {
-            name: readings.by_onnxruntime_test(options.peers_python, file, readings.FEWEST)["mean_s"]
-            for name, file in files.items()
-        }
     with readings.optimum(options.peers_python) as optimum, bar("clock_vs_peers", options.repeats) as advance:
         optimum.read(files["nothing"], 0.1, threads)  # its first imports are over before anything counts
+        result["call_s"] = result["call_s"] or {
+            name: optimum.read(file, 0.3, threads)["median_s"] for name, file in files.items()
+        }
         advance(len(result["repeats"]))
         while len(result["repeats"]) < options.repeats:
             result["repeats"].append(_repeat(len(result["repeats"]), files, optimum, options, threads, result["call_s"]))
@@ -68,11 +66,12 @@ def _repeat(
 ) -> dict[str, Any]:
     """Time every file once by every tool; who begins, and which of two files, changes from repeat to repeat."""
     begin, before = time.perf_counter(), environment.now()
-    order = [TOOLS[(place + number) % len(TOOLS)] for place in range(len(TOOLS))]
-    made: dict[str, dict[str, Any]] = {tool: {} for tool in (*TOOLS, "optimum-process")}
+    tools = options.tools
+    order = [tools[(place + number) % len(tools)] for place in range(len(tools))]
+    made: dict[str, dict[str, Any]] = {tool: {} for tool in tools}
     ratio = None
     for cell in CELLS:
-        seconds = options.seconds / 3 if cell == ("nothing",) else options.seconds
+        seconds = options.pair_seconds if len(cell) == 2 else options.seconds / 3 if cell == ("nothing",) else options.seconds
         calls = {name: readings.calls_in(seconds, call[name]) for name in cell}
         for tool in order:
             if tool == "edgekd":
@@ -85,10 +84,10 @@ def _repeat(
                     made[tool][name] = optimum.read(files[name], seconds, threads)
                 elif tool == "onnxruntime_test":
                     made[tool][name] = readings.by_onnxruntime_test(options.peers_python, files[name], calls[name])
-                elif "bert" in name:
+                elif tool == "optimum-process" and name == "resnet":
+                    made[tool][name] = optimum.read(files[name], seconds, threads, "process")
+                elif tool == "bert_perf_test" and "bert" in name:
                     made[tool][name] = readings.by_bert_perf_test(options.peers_python, files[name], calls[name], threads)
-        if cell == ("resnet",):
-            made["optimum-process"]["resnet"] = optimum.read(files["resnet"], seconds, threads, "process")
     return {
         "order": order,
         "readings": made,
@@ -118,7 +117,13 @@ def _begun(options: argparse.Namespace, files: dict[str, Path], threads: int) ->
     fresh: dict[str, Any] = {
         "schema": 1,
         "command": shlex.join(["python", "benchmarks/clock_vs_peers/run.py", *_said(options)]),
-        "settings": {"seconds": options.seconds, "threads": threads, "batch_size": 1},
+        "settings": {
+            "seconds": options.seconds,
+            "pair_seconds": options.pair_seconds,
+            "tools": options.tools,
+            "threads": threads,
+            "batch_size": 1,
+        },
         "files": {name: {"sha256": _digest(file), "bytes": file.stat().st_size} for name, file in files.items()},
         "peers": json.loads(told.stdout),
         "host": {**here, "virtual_machine": "hypervisor" in host.cpu_flags()},
@@ -152,19 +157,27 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=10, help="of every reading (default 10; intervals need 6)")
     parser.add_argument("--seconds", type=float, default=2.5, help="that a tool gets for a file in a repeat (default 2.5)")
     parser.add_argument(
+        "--pair-seconds", type=float, default=15.0, help="the same for each of the two files whose ratio is asked (default 15)"
+    )
+    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL", help=f"of {', '.join(TOOLS)}")
+    parser.add_argument(
         "--models", type=Path, default=HERE.parents[1] / "build" / "clock_vs_peers", metavar="FOLDER", help="made where missing"
     )
     parser.add_argument(
         "--out", type=Path, default=HERE / "results" / "measured.json", metavar="FILE", help="goes on from what it has"
     )
     options = parser.parse_args(arguments)
-    if options.repeats < 1 or options.seconds <= 0:
-        parser.error("--repeats and --seconds must be positive")
+    if options.repeats < 1 or min(options.seconds, options.pair_seconds) <= 0:
+        parser.error("--repeats, --seconds and --pair-seconds must be positive")
+    if "edgekd" not in options.tools:
+        parser.error("--tools: edgekd is what the others are compared with")
     return options
 
 
 def _said(options: argparse.Namespace) -> list[str]:
-    return ["--peers-python", "PEERS/bin/python", "--repeats", str(options.repeats), "--seconds", f"{options.seconds:g}"]
+    said = ["--peers-python", "PEERS/bin/python", "--repeats", str(options.repeats), "--seconds", f"{options.seconds:g}"]
+    said += ["--pair-seconds", f"{options.pair_seconds:g}"]
+    return said if options.tools == list(TOOLS) else [*said, "--tools", *options.tools]
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import numpy as np
 from edgekd.bench import statistics
 
 GOAL = 0.05
+WIDTH = 2 * 1.96
+"""Standard deviations that 95 % of single readings lie within; ten of them range over 3.1 on average."""
 NAMES = {
     "edgekd": "edgekd",
     "optimum": "optimum-benchmark",
@@ -34,7 +36,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     repeats: Sequence[Mapping[str, Any]] = result["repeats"]
     agreement = []
     for tool in (name for name in NAMES if name != "edgekd"):
-        for name in repeats[0]["readings"][tool]:
+        for name in repeats[0]["readings"].get(tool, {}):
             kind = "mean_s" if tool in MEAN_ALONE else "median_s"
             theirs, ours = _of(repeats, tool, name, kind), _of(repeats, "edgekd", name, kind)
             paired = statistics.ratio(theirs[:, None], ours[:, None], between=0)
@@ -56,7 +58,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, Any]:
             bool(one["ratio"]["low"] <= middle <= one["ratio"]["high"]) for one in repeats if one["ratio"]["high"]
         ),
     }
-    for tool in ("optimum", "onnxruntime_test", "bert_perf_test"):
+    for tool in (name for name in NAMES if PAIR[0] in repeats[0]["readings"].get(name, {}) and name != "edgekd"):
         kind = "mean_s" if tool in MEAN_ALONE else "median_s"
         ratios[tool] = _spread(_of(repeats, tool, PAIR[0], kind) / _of(repeats, tool, PAIR[1], kind))
     width = ratios["edgekd"]["width"]
@@ -89,8 +91,9 @@ def table(result: Mapping[str, Any]) -> str:
     """Return two Markdown tables."""
     told = result["summary"]
     ours = {(one["file"], one["compared"]): one["ours_s"] for one in told["agreement"]}
+    pair = f" ({result['settings']['pair_seconds']:g} s of the two)" if "pair_seconds" in result["settings"] else ""
     lines = [
-        f"{len(result['repeats'])} repeats, {result['settings']['seconds']:g} s a file and tool, {result['settings']['threads']} threads",
+        f"{len(result['repeats'])} repeats, {result['settings']['seconds']:g} s a file and tool{pair}, {result['settings']['threads']} threads",
         "",
         "| file | tool | theirs | ours | theirs / ours (95 %) | within 5 % |",
         "|---|---|---|---|---|---|",
@@ -103,17 +106,17 @@ def table(result: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        "| bert / bert-int8 | median | standard deviation | highest / lowest - 1 | interval of one run |",
+        "| bert / bert-int8 | median | highest / lowest - 1 | 95 % of single ratios | interval that one run gives |",
         "|---|---|---|---|---|",
     ]
     for tool, spread in told["ratio"].items():
-        sd = f"{100 * spread['sd']:.1f} %" if spread["sd"] is not None else "-"
+        within = f"{100 * WIDTH * spread['sd']:.1f} % wide" if spread["sd"] is not None else "-"
         width = (
             f"{100 * spread['width']:.1f} % wide (widest {100 * spread['widest']:.1f} %)"
             if spread.get("width")
             else "none given"
         )
-        lines.append(f"| {NAMES[tool]} | {spread['median']:.3f} | {sd} | {100 * spread['range']:.1f} % | {width} |")
+        lines.append(f"| {NAMES[tool]} | {spread['median']:.3f} | {100 * spread['range']:.1f} % | {within} | {width} |")
     narrower = ", ".join(NAMES[tool] for tool in told["met"]["narrower_than_the_range_of"])
     lines += ["", f"All within 5 %: {'yes' if told['met']['all_within'] else 'NO'}. "]
     lines[-1] += f"Our interval is narrower than the range of: {narrower or 'none'}."
