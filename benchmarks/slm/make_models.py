@@ -1,6 +1,6 @@
-"""Write the study's ONNX files: FOLDER/SIZE/FORM/VARIANT/GRAPH.onnx. Run as a program, it makes one variant, in a process of its own.
+"""Write the study's ONNX files: FOLDER/SIZE/FORM/VARIANT/GRAPH.onnx. Run as a program, it makes the named variants of one network.
 
-python benchmarks/slm/make_models.py FOLDER 30M encoder-decoder fp32
+python benchmarks/slm/make_models.py FOLDER 30M encoder-decoder fp32 int8
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Graphs:
         return [decoder_graph(model.module)] if isinstance(model.module, CausalLM) else list(graphs(model.module))
 
 
-def make(folder: Path, size: str, form: str, name: str) -> None:
-    """Make one variant of a network with seeded random weights, as ONNX Runtime gets it; its graphs in full precision once for all."""
+def make(folder: Path, size: str, form: str, *names: str) -> None:
+    """Make variants of a network with seeded random weights, as ONNX Runtime gets them; its graphs in full precision once for all."""
     from edgekd import quantize
     from edgekd.backends import onnxruntime
     from edgekd.export import onnx
@@ -80,7 +80,7 @@ def make(folder: Path, size: str, form: str, name: str) -> None:
     module = CausalLM(net) if form == "decoder-only" else Seq2SeqLM(net, START)
     student = LoadedModel(module, f"{form} of {size}", None, None, parameters(net))
     into = folder / size / form
-    plain, ships, work = into / "plain", into / name, into / f"{name}-variant"
+    plain = into / "plain"
     told = facts(folder, size, form) if (into / "facts.json").is_file() else {"variants": {}}
     graphs = Graphs().graphs(student, None)
     source = {graph.name: plain / f"{graph.name}.onnx" for graph in graphs}
@@ -89,16 +89,18 @@ def make(folder: Path, size: str, form: str, name: str) -> None:
         plain.mkdir(parents=True)
         for graph in graphs:
             onnx.write(graph, source[graph.name])
-    for folder_of_it in (ships, work):
-        shutil.rmtree(folder_of_it, ignore_errors=True)
-    ships.mkdir()
     target = load_target("onnxruntime-cpu")
     job = quantize.Job(source, (target,), task=Graphs(), splits=lambda: None, student=lambda: student)
-    variant = quantize.make(VariantRecipe.model_validate({"name": name, **VARIANTS[name]}), job, work)
-    onnxruntime.convert(variant, replace(target, options=OPTIONS.get(name, {})), ships)
-    shutil.rmtree(work, ignore_errors=True)
-    told = {"parameters": student.parameters, "variants": {**told["variants"], name: _told(name)}}
-    (into / "facts.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+    for name in names:
+        ships, work = into / name, into / f"{name}-variant"
+        for folder_of_it in (ships, work):
+            shutil.rmtree(folder_of_it, ignore_errors=True)
+        ships.mkdir()
+        variant = quantize.make(VariantRecipe.model_validate({"name": name, **VARIANTS[name]}), job, work)
+        onnxruntime.convert(variant, replace(target, options=OPTIONS.get(name, {})), ships)
+        shutil.rmtree(work, ignore_errors=True)
+        told = {"parameters": student.parameters, "variants": {**told["variants"], name: _told(name)}}
+        (into / "facts.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 def _told(name: str) -> dict[str, Any]:

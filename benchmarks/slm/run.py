@@ -1,6 +1,6 @@
 """Encoder-decoder against decoder-only, equal in parameters: first-token latency, tokens a second, memory, operations.
 
-python benchmarks/slm/run.py [--sizes 30M 100M 330M] [--variants fp32 int8 w4] [--prompts 128 512 1024 2048 4096]
+python benchmarks/slm/run.py [--sizes 30M 100M 330M] [--variants fp32 int8 w4-a8] [--prompts 128 512 1024 2048 4096] [--threads N]
 
 Both forms are timed alternately, by edgekd's clock, on ONNX Runtime, with a prompt of each length and 128 new tokens, batch 1. Goes on
 where it was stopped. Writes results/CPU.json after every cell and prints a table; plot.py draws it.
@@ -21,7 +21,8 @@ import make_models
 from plans import SIZES
 
 from edgekd import bench, host
-from edgekd.bench.cost import cost
+from edgekd.backends import onnxruntime
+from edgekd.bench.cost import Cost, cost
 from edgekd.bench.things import Thing
 from edgekd.progress import bar, say
 from edgekd.recipe import Bench
@@ -40,14 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", nargs="+", type=int, default=[128, 512, 1024, 2048, 4096], metavar="TOKENS")
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument(
-        "--max-seconds", type=float, default=120.0, help="of each network, for one cell; 5 calls are made at least"
+        "--max-seconds",
+        type=float,
+        default=120.0,
+        help="of each network, for one cell: 5 calls, and fewer where they do not fit in (default: 120)",
     )
+    parser.add_argument("--threads", type=int, default=None, help="of the runtime; every core when absent")
     parser.add_argument("--models", type=Path, default=Path("build/slm"), help="where the ONNX files are kept")
     parser.add_argument("--out", type=Path, default=None, help="goes on from what it has")
     options = parser.parse_args(arguments)
     (HERE / "results").mkdir(exist_ok=True)
     out = options.out or HERE / "results" / f"{re.sub(r'[^A-Za-z0-9]+', '-', host.cpu_model()).strip('-')}.json"
-    told = _begun(out, options.new_tokens)
+    told = _begun(out, options.new_tokens, options.threads)
     cells = [(size, variant, prompt) for size in options.sizes for variant in options.variants for prompt in options.prompts]
     with bar("slm", len(cells)) as advance:
         for size, variant, prompt in cells:
@@ -68,7 +73,7 @@ def _cell(options: argparse.Namespace, size: str, variant: str, prompt: int) -> 
     things = [Thing(form, "onnxruntime", files[form], control=form == FORMS[0]) for form in FORMS]
     settings = Bench(
         min_seconds=1, min_count=5, interval=None, launches=1, max_seconds=options.max_seconds, prompt_tokens=prompt,
-        new_tokens=options.new_tokens, roofline=False,
+        new_tokens=options.new_tokens, roofline=False, threads=options.threads,
     )  # fmt: skip
     folder = options.models / "samples" / f"{size}-{variant}-{prompt}"
     measurements, (compared,) = bench.measure(things, settings, folder)
@@ -79,13 +84,14 @@ def _cell(options: argparse.Namespace, size: str, variant: str, prompt: int) -> 
             "ttft_s": made["ttft"]["median_s"],
             "ttft_low_s": made["ttft"]["median_low_s"],
             "ttft_high_s": made["ttft"]["median_high_s"],
+            "token_s": made["per_token"]["median_s"],
             "tokens_per_s": made["tokens_per_s"],
             "prefill_per_s": made["prefill_per_s"],
             "whole_s": one["warm"]["median_s"],
             "calls": one["warm"]["count"],
             "peak_memory_bytes": one["peak_memory_bytes"],
             "bytes": sum(file.stat().st_size for file in files[one["artifact"]].values()),
-            "flops": _flops(files[one["artifact"]], prompt, options.new_tokens),
+            **_work(files[one["artifact"]], prompt, options.new_tokens),
         }
     return {
         "forms": forms,
@@ -94,43 +100,33 @@ def _cell(options: argparse.Namespace, size: str, variant: str, prompt: int) -> 
     }
 
 
-def _flops(files: dict[str, Path], prompt: int, new_tokens: int) -> dict[str, int]:
-    """Count the operations up to the first token, and of all that come after it (each step with the cache that it sees)."""
-    first, later = 0, 0
-    if "encoder" in files:
-        first += _cost(files["encoder"], {"batch": 1, "source": prompt})
-    steps = range(new_tokens)
-    for step in (0, *steps[1 :: max(1, len(steps) // 8)]):  # nearly linear in the length: a few of them tell all
-        behind = "encoder" in files
-        tokens = prompt if step == 0 and not behind else 1
-        past = 0 if step == 0 else step if behind else prompt + step - 1
+def _work(files: dict[str, Path], prompt: int, new_tokens: int) -> dict[str, Any]:
+    """Count up to the first token, and for a step in the middle of those after it: {"first_token", "step": {"flops", "weights_read_bytes"}}."""
+    behind = "encoder" in files
+    first = [_cost(files["encoder"], {"batch": 1, "source": prompt})] if behind else []
+    counts = []
+    for tokens, past in ((1 if behind else prompt, 0), (1, (0 if behind else prompt) + new_tokens // 2)):
         axes = {"batch": 1, "tokens": tokens, "past": past, "past + tokens": past + tokens, "kept": 1, "source": prompt}
-        spent = _cost(files["decoder"], axes)
-        if step == 0:
-            first += spent
-        else:
-            later += spent
-    sampled = len(steps[1 :: max(1, len(steps) // 8)])
-    return {"first_token": first, "after_it": round(later / max(1, sampled) * (new_tokens - 1))}
+        counts.append(_cost(files["decoder"], axes))
+    told = {}
+    for name, parts in (("first_token", [*first, counts[0]]), ("step", counts[1:])):
+        told[name] = {what: sum(getattr(part, what) for part in parts) for what in ("flops", "weights_read_bytes", "io_bytes")}
+    return told
 
 
-def _cost(file: Path, axes: dict[str, int]) -> int:
-    """Count one call's operations, axes named as in the graph."""
-    import onnx
-
-    shapes = {}
-    for value in onnx.load(str(file), load_external_data=False).graph.input:
-        dims = value.type.tensor_type.shape.dim
-        shapes[value.name] = [axes[dim.dim_param] if dim.dim_param else dim.dim_value for dim in dims]
-    return cost(file, shapes).flops
+def _cost(file: Path, axes: dict[str, int]) -> Cost:
+    """Count one call, axes named as in the graph."""
+    declared = onnxruntime.interface(file)["inputs"]
+    return cost(file, {one["name"]: [axes.get(axis, axis) for axis in one["shape"]] for one in declared})
 
 
-def _begun(out: Path, new_tokens: int) -> dict[str, Any]:
+def _begun(out: Path, new_tokens: int, threads: int | None) -> dict[str, Any]:
     fresh: dict[str, Any] = {
         "schema": 1,
         "command": shlex.join(["python", "benchmarks/slm/run.py", *sys.argv[1:]]),
         "host": host.describe(),
         "new_tokens": new_tokens,
+        "threads": threads,
         "parameters": {},
         "cells": {},
     }
@@ -138,23 +134,33 @@ def _begun(out: Path, new_tokens: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return fresh
-    return found if found["new_tokens"] == new_tokens else fresh
+    return found if (found["new_tokens"], found["threads"]) == (new_tokens, threads) else fresh
 
 
 def table(told: dict[str, Any]) -> str:
     """Return the result as a Markdown table: one row a cell, decoder-only / encoder-decoder."""
     rows = [
-        "| size, variant | prompt | first token | lower by | tokens/s | times | operations to the first token | peak memory |"
+        "| size, variant | prompt | first token | lower by | tokens/s | times | G operations to it | per token | weights read per token | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    rows.append("|---|---|---|---|---|---|---|---|")
     for key, cell in told["cells"].items():
         size, variant, prompt = key.split("/")
         one, other = (cell["forms"][form] for form in FORMS)
+
+        def both(path: str, scale: float, digits: int, one: Any = one, other: Any = other) -> str:
+            values = []
+            for form in (one, other):
+                value: Any = form
+                for part in path.split("."):
+                    value = value[part]
+                values.append(f"{value / scale:.{digits}f}")
+            return " / ".join(values)
+
         rows.append(
-            f"| {size}, {variant} | {prompt} | {one['ttft_s']:.3f} / {other['ttft_s']:.3f} s | {1 - other['ttft_s'] / one['ttft_s']:.0%} "
-            f"| {one['tokens_per_s']:.1f} / {other['tokens_per_s']:.1f} | {other['tokens_per_s'] / one['tokens_per_s']:.2f}x "
-            f"| {one['flops']['first_token'] / 1e9:.1f} / {other['flops']['first_token'] / 1e9:.1f} G "
-            f"| {one['peak_memory_bytes'] / 2**20:.0f} / {other['peak_memory_bytes'] / 2**20:.0f} MiB |"
+            f"| {size}, {variant} | {prompt} | {both('ttft_s', 1, 3)} s | {1 - other['ttft_s'] / one['ttft_s']:.0%} "
+            f"| {1 / one['token_s']:.1f} / {1 / other['token_s']:.1f} | {one['token_s'] / other['token_s']:.2f}x "
+            f"| {both('first_token.flops', 1e9, 1)} | {both('step.flops', 1e9, 3)} | {both('step.weights_read_bytes', 1e6, 0)} MB "
+            f"| {both('peak_memory_bytes', 2**20, 0)} MiB |"
         )
     return "\n".join(rows)
 

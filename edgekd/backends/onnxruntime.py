@@ -111,7 +111,7 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
 
     from ..export.onnx import files_of, save
     from ..quantize.packed import foldable
-    from . import ort_attention, ort_form, ort_gather, ort_grouped, ort_joint, ort_nbits, ort_norm
+    from . import ort_attention, ort_flash, ort_form, ort_gather, ort_grouped, ort_joint, ort_nbits, ort_norm, ort_shared
 
     made = {}
     for name, source in variant.graphs.items():
@@ -125,6 +125,8 @@ def convert(variant: Variant, target: Target, folder: Path, graphs: Callable[[],
             steps["Sum"] = ort_norm.split
             if target.options.get("attention") != "plain":
                 steps[ort_grouped.OPERATOR] = ort_grouped.fuse
+                steps[ort_flash.NAME] = ort_flash.fuse
+                steps[ort_shared.NAME] = ort_shared.fuse
                 steps["MultiHeadAttention"] = ort_attention.fuse
         if alone and _as_stored(model, target):  # after what is judged more strictly than rounding lets
             rounded = target.options.get("activations") == "int8"

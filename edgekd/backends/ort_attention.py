@@ -133,7 +133,7 @@ class _Graph(Nodes):
         while inputs[-1] == "":
             inputs.pop()
         beside = {"scale": found.scale, "num_heads": found.heads}
-        if padding := self._padding(found.mask):
+        if padding := self.padding(found.mask):
             beside["mask_filter_value"] = padding[1]
         made.append(helper.make_node(OPERATOR, inputs, [end], name=last.name, domain=DOMAIN, **beside))
         return made
@@ -197,7 +197,7 @@ class _Graph(Nodes):
         """Return the inputs key_padding_mask and attention_bias."""
         from onnx import helper
 
-        padding = self._padding(mask)
+        padding = self.padding(mask)
         if padding is None:
             return ["", mask]
         name = f"{padding[0]}.int32"
@@ -205,18 +205,6 @@ class _Graph(Nodes):
             self.masks[padding[0]] = name
             made.append(helper.make_node("Cast", [padding[0]], [name], name=name, to=6))
         return [name, ""]
-
-    def _padding(self, mask: str) -> tuple[str, float] | None:
-        """Return (padding mask (batch, tokens), what is added where it is 0) of (1 - mask) value; None for another mask."""
-        turned, value = self.scaled(mask)
-        less = self.made_by(turned, "Sub")
-        one = self.constant(less.input[0]) if less else None
-        cast = self.made_by(less.input[1], "Cast") if less else None
-        wide = cast and self.made_by(cast.input[0], "Unsqueeze")
-        axes = self.constant(wide.input[1]) if wide else None
-        if one is None or one.size != 1 or float(one.reshape(())) != 1 or wide is None or axes is None:
-            return None
-        return (wide.input[0], value) if axes.tolist() == [1, 2] and value < 0 else None
 
 
 def _joined(parts: Sequence[_Linear]) -> _Linear | None:

@@ -2,7 +2,7 @@
 
 Whoever calls sees what any graph with a cache does: arrays of `past` positions go in, arrays of past + tokens come out. Those that come
 out are the front of longer ones. When they come back, nothing is copied: the graph is given the longer arrays as past and as present,
-and writes the new positions behind. Arrays that were returned never change. Where a past is not the last one returned (a text is
+and writes the new positions behind. Arrays that were returned never change. What an encoder made is read where it lies. Where a past is not the last one returned (a text is
 gone on with in two ways, or the arrays are the caller's own), it is copied first.
 """
 
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import ort_grouped
+from . import ort_causal, ort_grouped
 
 if TYPE_CHECKING:
     from ..export.graph import Arrays
 
-_PAST, _PRESENT = "past_key_values.", "present."
+_PAST, _PRESENT = ort_causal.PAST, "present."
 
 
 class Cache:
@@ -33,7 +33,9 @@ class Cache:
         self._declared = {value.name: list(value.shape) for value in session.get_inputs()}
         self._outputs = {value.name: list(value.shape) for value in session.get_outputs()}
         floats = {value.name for value in session.get_outputs() if value.type == "tensor(float)"}
-        self._kept = {name: name.replace(_PAST, _PRESENT, 1) for name in self._declared if name.startswith(_PAST)}
+        kept = {name: name.replace(_PAST, _PRESENT, 1) for name in self._declared if name.startswith(_PAST)}
+        self._kept = {name: output for name, output in kept.items() if output in self._outputs}  # not what an encoder made
+        self._masked = ort_causal.MASK in self._declared
         self._read = [name for name in self._declared if name not in self._kept]
         self._made = [name for name in self._outputs if name not in self._kept.values()]
         read = {name: self._declared[name] for name in self._read}
@@ -44,15 +46,18 @@ class Cache:
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run once; see above for what becomes of the cache."""
-        ids, past = inputs[ort_grouped.IDS], [inputs[name] for name in self._kept]
+        ids, past = inputs[ort_causal.IDS], [inputs[name] for name in self._kept]
         rows, tokens = ids.shape
         before = past[0].shape[2]
-        if before + tokens != inputs[ort_grouped.MASK].shape[1]:
+        if self._masked and before + tokens != inputs[ort_causal.MASK].shape[1]:
             return self._plain(inputs)  # the caller's own longer arrays, or an error that the runtime names
         if rows > 1 and tokens > 1 and before:
             return self._row_by_row(inputs, rows)
         room = self._taken(past, before, tokens)
-        made = room.run({name: inputs[name] for name in self._read}, self._made, self._shapes(inputs))
+        read = {name: inputs[name] for name in self._read}
+        if not self._masked:
+            read[ort_grouped.LENGTH] = np.array([before])
+        made = room.run(read, self._made, self._shapes(inputs))
         room.views = [array[:, :, : before + tokens] for array in room.arrays]
         return {**made, **dict(zip(self._kept.values(), room.views, strict=True))}
 
@@ -62,7 +67,7 @@ class Cache:
 
     def _row_by_row(self, inputs: Arrays, rows: int) -> dict[str, np.ndarray]:
         """Several tokens behind a cache: the operator takes one row at a time."""
-        batch = self._declared[ort_grouped.IDS][0]
+        batch = self._declared[ort_causal.IDS][0]
         shared = {name for name, shape in self._declared.items() if shape[0] != batch}
         parts = [
             self._plain({name: v if name in shared else np.ascontiguousarray(v[row : row + 1]) for name, v in inputs.items()})
@@ -124,15 +129,20 @@ class _Room:
     def run(self, inputs: Arrays, outputs: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
         """Run on the arrays. outputs: those that are no cache; shapes: of those that are known.
 
-        What is bound stays bound from step to step: binding takes longer than writing a token into what is.
+        What is bound stays bound from step to step: binding takes longer than writing a token into what is. What an encoder made is long,
+        and bound as it is.
         """
         for name, value in inputs.items():
             bound = self._read.get(name)
-            if bound is not None and bound.shape == value.shape and bound.dtype == value.dtype:
+            if name.startswith(_PAST):
+                if bound is not value:
+                    self._read[name] = bound = np.ascontiguousarray(value)  # of other memory: bound afresh at every call
+                    self._bind(name, bound)
+            elif bound is not None and bound.shape == value.shape and bound.dtype == value.dtype:
                 bound[...] = value
             else:
                 self._read[name] = bound = np.array(value, order="C")
-                self._binding.bind_cpu_input(name, bound)
+                self._bind(name, bound)
         for name in outputs:
             if name not in shapes:
                 self._binding.bind_output(name)
@@ -144,6 +154,12 @@ class _Room:
             return {name: self._written[name] for name in outputs}
         values = dict(zip(outputs, self._binding.get_outputs()[len(self.arrays) :], strict=True))  # in the order of binding
         return {name: self._written[name] if name in shapes else values[name].numpy() for name in outputs}
+
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        """Bind an input to this very memory; IOBinding's own call for that knows no input that may be left out."""
+        import onnxruntime as ort
+
+        self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
 
     def _is_free(self, name: str, shape: tuple[int, ...]) -> bool:
         """Say whether an output can be written where the last one is: of that shape, and whoever asked for it has let it go."""

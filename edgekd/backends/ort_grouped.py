@@ -7,6 +7,8 @@ appends in place where past and present are the same memory (ort_cache.py). Rota
 What a file takes and makes stays what it was, with two differences:
 - A cache may be longer than the past. How many of its positions count is told by `attention_mask`, which covers past + tokens; the
   next ones are written after those, and `present` is as long as the cache. So past and present can be one array, bound to both.
+  A decoder behind an encoder has no such mask, as all its rows begin at once: `past_length` tells the positions before the tokens
+  there, an input that may be left out, and then is the cache's length.
 - Several tokens behind a cache that is not empty are taken from one row at a time (ONNX Runtime 1.31 refuses more).
 Where all a token could see is padding, its values are others than the exported graph's; nothing else looks at them.
 """
@@ -18,21 +20,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import ort_rotary
+from . import ort_causal, ort_rotary
+from .ort_causal import IDS, MASK, PAST, Causal
 from .ort_match import DOMAIN, FAR, HEADS, Nodes, integer, order, with_domain
 
 if TYPE_CHECKING:
     import onnx
 
 OPERATOR = "GroupQueryAttention"
-IDS, MASK = "input_ids", "attention_mask"
-_PAST = "past_key_values."
-_TOKENS = ((IDS, 1), ("position_ids", 1))
-"""Inputs, and their axis, that are as long as there are tokens to read."""
+LENGTH = "past_length"
+"""An input int64 (1,) of graphs without `attention_mask`: how many positions of the caches count. Left out, or below 0: all."""
 
 CONTRACT = (
-    "may be longer than the past: attention_mask covers past + tokens, new positions are written behind the past, present is as long; "
-    "several tokens behind a past: one row at a time"
+    "may be longer than the past: attention_mask covers past + tokens (where there is none, past_length tells the past), new positions "
+    "are written behind the past, present is as long; several tokens behind a past: one row at a time"
 )
 """What an artifact says of such a file's `past_key_values`, in words."""
 
@@ -41,15 +42,17 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """Return the model with all its attention as nodes of this operator, and how many there are; all or none.
 
     Recognised is softmax(q k^T scale + mask) v with q (batch, heads, tokens, size), k and v what the graph's caches hold and the tokens'
-    own after that, each shared by so many heads; the mask hides what lies after a token and what `attention_mask` says is padding. A
-    window on the last tokens, a cap on the scores, or a cache that anything else reads, and the model stays as it is.
+    own after that, each shared by so many heads; the mask hides what lies after a token and what `attention_mask`, where there is one,
+    says is padding; scores may be capped, cap tanh(score / cap). Caches of what an encoder read are others. A window on the last
+    tokens, or a cache that anything else reads, and the model stays as it is.
     """
     import onnx
 
     from ..export.edit import drop_unused, set_nodes
 
-    caches = {value.name for value in model.graph.input if value.name.startswith(_PAST)}
-    if not caches or not {IDS, MASK} <= {value.name for value in model.graph.input}:
+    given = {value.name for value in model.graph.input}
+    caches = {name for name in given if name.startswith(PAST) and ".encoder." not in name}
+    if not caches or IDS not in given:
         return model, 0
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -65,7 +68,10 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
             presents |= {found.keys.present, found.values.present}
     if read != caches:
         return model, 0
-    set_nodes(made, [node for node in nodes if not presents & set(node.output) or node.op_type == OPERATOR])
+    nodes = [node for node in nodes if not presents & set(node.output) or node.op_type == OPERATOR]
+    if MASK not in given:
+        nodes = graph.told_lengths(caches, nodes)
+    set_nodes(made, nodes)
     drop_unused(made)
     if any((caches | presents) & set(node.input) and not _reads_no_positions(node) for node in made.graph.node):
         return model, 0
@@ -75,9 +81,15 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 def _reads_no_positions(node: onnx.NodeProto) -> bool:
     """Say whether a node may read a cache that is longer than its past: the operator, and what asks for its other axes."""
-    return node.op_type == OPERATOR or (
-        node.op_type == "Shape" and 0 <= integer(node, "start", 0) < integer(node, "end", FAR) <= 2
+    return (
+        node.op_type == OPERATOR
+        or node.output[0].endswith(_WHOLE)
+        or (node.op_type == "Shape" and 0 <= integer(node, "start", 0) < integer(node, "end", FAR) <= 2)
     )
+
+
+_WHOLE = ".whole"
+"""Ends the name of a cache's own length, which counts where no other is given."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +104,14 @@ class _Cached:
 
 @dataclass(frozen=True)
 class _Attention:
-    """What was recognised. q: (batch, heads, tokens, size). masked: what is added to the scores of padding."""
+    """What was recognised. q: (batch, heads, tokens, size). cap: of the scores, 0 for none."""
 
     q: str
     keys: _Cached
     values: _Cached
     scale: float
-    masked: float
+    cap: float
+    mask: Causal
 
 
 class _Graph(Nodes):
@@ -119,34 +132,25 @@ class _Graph(Nodes):
         if weighted is None or added is None:
             return None
         for scores, mask in (tuple(added.input), tuple(added.input)[::-1]):
-            plain, scale = self.scaled(scores)
-            product, masked = self.made_by(plain, "MatMul"), self._causal(mask)
+            plain, cap = self.capped(scores)
+            plain, scale = self.scaled(plain)
+            product, hidden = self.made_by(plain, "MatMul"), ort_causal.find(self, mask)
             across = self.made_by(product.input[1], "Transpose") if product else None
-            if product is None or masked is None or across is None or order(across) != [0, 1, 3, 2]:
+            if product is None or hidden is None or across is None or order(across) != [0, 1, 3, 2]:
                 continue
             keys, values = self._cached(across.input[0]), self._cached(weighted.input[1])
             if keys and values and keys.sharing == values.sharing and self._heads(keys.past) == self._heads(values.past):
-                return _Attention(product.input[0], keys, values, scale, masked)
+                return _Attention(product.input[0], keys, values, scale, cap, hidden)
         return None
 
     def _cached(self, name: str) -> _Cached | None:
         """Recognise keys or values: a cache with the tokens' own behind it, repeated for the heads that share them."""
-        sharing = 1
-        if cut := self.made_by(name, "Reshape"):
-            wide = self.made_by(cut.input[0], "Expand")
-            single = self.made_by(wide.input[0], "Unsqueeze") if wide else None
-            shape = self.made_by(wide.input[1], "Concat") if wide else None
-            if single is None or shape is None or self.whole(single.input[1]) != [2] or len(shape.input) != 5:
-                return None
-            repeats = self.whole(shape.input[2])
-            if repeats is None or len(repeats) != 1:
-                return None
-            name, sharing = single.input[0], repeats[0]
+        name, sharing = self.repeated(name)
         joined = self.made_by(name, "Concat")
         if joined is None or name not in self.outputs or len(joined.input) != 2 or integer(joined, "axis", 0) not in (2, -2):
             return None
         past, new = joined.input
-        return _Cached(past, name, new, sharing) if past.startswith(_PAST) and self._heads(past) else None
+        return _Cached(past, name, new, sharing) if past.startswith(PAST) and self._heads(past) else None
 
     def _heads(self, cache: str) -> tuple[int, int] | None:
         """Return (heads, size) of a cache, an input of the graph; None where they are not fixed."""
@@ -154,71 +158,13 @@ class _Graph(Nodes):
         found = (axes[1].dim_value, axes[3].dim_value) if len(axes) == 4 else (0, 0)
         return found if min(found) > 0 else None
 
-    def _causal(self, mask: str) -> float | None:
-        """Return what a mask adds where a token does not look; None for one that hides other places than padding and later tokens."""
-        if (cut := self.made_by(mask, "Slice")) and len(cut.input) >= 4:  # to the length that it has
-            if (
-                self.whole(cut.input[1]) != [0]
-                or self.whole(cut.input[3]) not in ([3], [-1])
-                or self.whole(cut.input[2]) is not None
-            ):
-                return None
-            mask = cut.input[0]
-        hidden, value = self.scaled(mask)
-        less = self.made_by(hidden, "Sub")
-        cast = self.made_by(less.input[1], "Cast") if less and self.number(less.input[0]) == 1 else None
-        both = self.made_by(cast.input[0], "And") if cast else None
-        if both is None or value >= 0:
-            return None
-        return (
-            value if any(self._earlier(a) and self._real(b) for a, b in (tuple(both.input), tuple(both.input)[::-1])) else None
-        )
-
-    def _real(self, name: str) -> bool:
-        """Say whether a tensor is (attention_mask > 0), (batch, 1, 1, past + tokens)."""
-        above = self.made_by(name, "Greater")
-        wide = self.made_by(above.input[0], "Unsqueeze") if above and self.number(above.input[1]) == 0 else None
-        return wide is not None and wide.input[0] == MASK and self.whole(wide.input[1]) == [1, 2]
-
-    def _earlier(self, name: str) -> bool:
-        """Say whether a tensor is (key's place <= token's place), (1, 1, tokens, past + tokens)."""
-        wide = self.made_by(name, "Unsqueeze")
-        within = self.made_by(wide.input[0], "LessOrEqual") if wide and self.whole(wide.input[1]) == [0, 1] else None
-        if within is None or self._counted(within.input[0], 0) != (MASK, 1):
-            return False
-        places = self.made_by(within.input[1], "Add")
-        pairs = (tuple(places.input), tuple(places.input)[::-1]) if places else ()
-        return any(self._counted(rows, 1) in _TOKENS and self._is_past(past) for rows, past in pairs)
-
-    def _counted(self, name: str, axis: int) -> tuple[str, int] | None:
-        """Return (input, axis) where a tensor counts 0, 1, ... along that axis of an input, with an axis of 1 put in at `axis`."""
-        wide = self.made_by(name, "Unsqueeze")
-        counted = self.made_by(wide.input[0], "Range") if wide and self.whole(wide.input[1]) == [axis] else None
-        if counted is None or self.number(counted.input[0]) != 0 or self.number(counted.input[2]) != 1:
-            return None
-        return self._length(counted.input[1])
-
-    def _is_past(self, name: str) -> bool:
-        found = self._length(name)
-        return found is not None and found[0].startswith(_PAST) and found[1] == 2
-
-    def _length(self, name: str) -> tuple[str, int] | None:
-        """Return (input, axis) whose length a number is; None for another number."""
-        if node := self.made_by(name, "Squeeze", "Reshape", "Cast"):
-            name = node.input[0]
-        node = self.made_by(name, "Shape")
-        if node is None or node.input[0] not in self.inputs:
-            return None
-        start = integer(node, "start", 0)
-        return (node.input[0], start) if integer(node, "end", FAR) == start + 1 else None
-
     # ---- writing
 
     def fused(self, last: onnx.NodeProto, found: _Attention) -> list[onnx.NodeProto]:
         """Return the nodes that stand for an attention, whose last one was `last`."""
         from onnx import helper
 
-        end, made = last.output[0], self._shared()
+        end, made = last.output[0], self._shared(found)
         kept = self._heads(found.keys.past)
         assert kept is not None  # it was recognised
         groups, heads = kept[0], kept[0] * found.keys.sharing
@@ -233,24 +179,44 @@ class _Graph(Nodes):
             found.values.past,
             "cached.last",
             "cached.total",
-            "",
-            "",
-            "",
-            self._bias(found.masked, made),
         ]
+        if found.mask.padded:
+            taken += ["", "", "", self._bias(found.mask.masked, made)]
         given = [end, found.keys.present, found.values.present]
         told = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale}
+        if found.cap:
+            told["softcap"] = found.cap
         made.append(helper.make_node(OPERATOR, taken, given, name=last.name, domain=DOMAIN, **told))
         return made
 
-    def _shared(self) -> list[onnx.NodeProto]:
+    def _shared(self, found: _Attention) -> list[onnx.NodeProto]:
         """Return, once, the nodes that say how many positions count: `cached.total` (1,) and, less 1, `cached.last` (batch,)."""
         made: list[onnx.NodeProto] = []
-        length = self.then(made, "Shape", [MASK], "cached.length", start=1, end=2)
-        rows = self.then(made, "Shape", [MASK], "cached.rows", start=0, end=1)
+        if found.mask.padded:
+            length = self.then(made, "Shape", [MASK], "cached.length", start=1, end=2)
+        else:
+            past = self.then(made, "Shape", [found.keys.past], "cached.past", start=2, end=3)
+            tokens = self.then(made, "Shape", [IDS], "cached.tokens", start=1, end=2)
+            length = self.then(made, "Add", [past, tokens], "cached.length")
+        rows = self.then(made, "Shape", [IDS], "cached.rows", start=0, end=1)
         total = self.then(made, "Cast", [length], "cached.total", to=6)
         less = self.then(made, "Sub", [total, self.store("cached.one", np.array([1], np.int32))], "cached.less")
         self.then(made, "Expand", [less, rows], "cached.last")
+        return made
+
+    def told_lengths(self, caches: set[str], nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Return the nodes with LENGTH, where it is given, as the length of each cache. It becomes an input with a value of its own."""
+        from onnx import TensorProto, helper
+
+        self.graph.input.append(helper.make_tensor_value_info(self.store(LENGTH, np.array([-1])), TensorProto.INT64, [1]))
+        made: list[onnx.NodeProto] = []
+        self.then(made, "Less", [LENGTH, self.store("cached.nothing", np.array([0]))], "cached.untold")
+        for node in nodes:
+            made.append(node)
+            if node.op_type == "Shape" and node.input[0] in caches and integer(node, "start", 0) == 2:
+                counted, node.output[0] = node.output[0], node.output[0] + _WHOLE
+                node.name = node.output[0]
+                made.append(helper.make_node("Where", ["cached.untold", node.output[0], LENGTH], [counted], name=counted))
         return made
 
     def _bias(self, masked: float, made: list[onnx.NodeProto]) -> str:

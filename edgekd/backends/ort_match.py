@@ -66,6 +66,36 @@ class Nodes:
                     return node.input[1 - place], 1 / value if node.op_type == "Div" else value
         return name, 1.0
 
+    def capped(self, name: str) -> tuple[str, float]:
+        """Return (x, cap) of a tensor cap tanh(x / cap); (itself, 0) where it is not."""
+        inner, cap = self.scaled(name)
+        limited = self.made_by(inner, "Tanh")
+        x, part = self.scaled(limited.input[0]) if limited else ("", 0.0)
+        return (x, cap) if limited and cap > 0 and abs(cap * part - 1) < 1e-6 else (name, 0.0)
+
+    def repeated(self, name: str) -> tuple[str, int]:
+        """Return (x, times) of a tensor in which each head of x, (batch, heads, length, size), comes so many times in a row; else (itself, 1)."""
+        cut = self.made_by(name, "Reshape")
+        wide = self.made_by(cut.input[0], "Expand") if cut else None
+        single = self.made_by(wide.input[0], "Unsqueeze") if wide else None
+        shape = self.made_by(wide.input[1], "Concat") if wide else None
+        if single is None or shape is None or self.whole(single.input[1]) != [2] or len(shape.input) != 5:
+            return name, 1
+        times = self.whole(shape.input[2])
+        return (single.input[0], times[0]) if times is not None and len(times) == 1 else (name, 1)
+
+    def padding(self, mask: str) -> tuple[str, float] | None:
+        """Return (padding mask (batch, tokens), what is added where it is 0) of (1 - mask) value; None for another mask."""
+        turned, value = self.scaled(mask)
+        less = self.made_by(turned, "Sub")
+        one = self.constant(less.input[0]) if less else None
+        cast = self.made_by(less.input[1], "Cast") if less else None
+        wide = cast and self.made_by(cast.input[0], "Unsqueeze")
+        axes = self.constant(wide.input[1]) if wide else None
+        if one is None or one.size != 1 or float(one.reshape(())) != 1 or wide is None or axes is None:
+            return None
+        return (wide.input[0], value) if axes.tolist() == [1, 2] and value < 0 else None
+
     def end(self, shape: str, count: int) -> list[int] | None:
         """Return the last lengths of a shape, as far as they are constant; None where one is not."""
         pieces = [shape]

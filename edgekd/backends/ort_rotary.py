@@ -1,6 +1,7 @@
 """Rotary positions (Su et al. 2021, arXiv:2104.09864) as one operator of ONNX Runtime, RotaryEmbedding, instead of a dozen nodes.
 
 Its tables of cosines and sines have a row for each token of the batch: whatever the positions are, and however the angles come about.
+Where all rows of the batch stand at the same positions, the tables have a row for each token of one.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def write(graph: Nodes, found: Rotated, x: str, heads: int, end: str, made: list
             by = graph.store(f"{rows}.factor", np.float32(found.factor))
             table = graph.then(made, "Mul", [table, by], f"{table}.scaled")
         tables.append(table)
-    taken = [x, _places(graph, made), *tables]
+    taken = [x, _places(graph, found.angles, made), *tables]
     made.append(helper.make_node(OPERATOR, taken, [end], name=end, domain=DOMAIN, num_heads=heads))
     return end
 
@@ -70,8 +71,11 @@ def _rows(graph: Nodes, found: Rotated, made: list[onnx.NodeProto]) -> str:
     return graph.then(made, "Mul", [numbers, graph.store(f"{rows}.frequencies", frequencies.reshape(1, -1))], rows)
 
 
-def _places(graph: Nodes, made: list[onnx.NodeProto]) -> str:
-    """Return which row of the tables each token has, (batch, tokens): 0, 1, ..."""
+def _places(graph: Nodes, angles: str, made: list[onnx.NodeProto]) -> str:
+    """Return which row of the tables each token has, (batch, tokens): 0, 1, ...; or which the first has, (1,), in every row of the batch."""
+    product = _frequencies(graph, angles)
+    if product is not None and product[0] not in graph.inputs:
+        return graph.store("rotary.first", np.array([0]))
     shape, count = graph.then(made, "Shape", [IDS], "rotary.shape"), graph.then(made, "Size", [IDS], "rotary.count")
     zero, one = (graph.store(f"rotary.{value}", np.array(value)) for value in (0, 1))
     return graph.then(
@@ -117,7 +121,10 @@ def _table(graph: Nodes, name: str, kind: str) -> tuple[str, float] | None:
 
 
 def _frequencies(graph: Nodes, angles: str) -> tuple[str, np.ndarray] | None:
-    """Return (positions (batch, tokens), frequencies) whose products angles are; None where they are made otherwise."""
+    """Return (positions, frequencies) whose products angles are; None where they are made otherwise.
+
+    Positions are an input (batch, tokens), or counted (tokens,) and the same in every row of the batch.
+    """
     turned = graph.made_by(angles, "Transpose")
     product = graph.made_by(turned.input[0], "MatMul") if turned and order(turned) == [0, 2, 1] else None
     if product is None:
@@ -126,6 +133,8 @@ def _frequencies(graph: Nodes, angles: str) -> tuple[str, np.ndarray] | None:
     frequencies = graph.constant(wide.input[0] if wide else product.input[0])
     cast = graph.made_by(product.input[1], "Cast")
     places = graph.made_by(cast.input[0], "Unsqueeze") if cast else None
-    if frequencies is None or places is None or graph.whole(places.input[1]) != [1] or places.input[0] not in graph.inputs:
+    if frequencies is None or places is None:
         return None
-    return places.input[0], frequencies
+    given, counted = places.input[0] in graph.inputs, graph.made_by(places.input[0], "Range") is not None
+    axes = graph.whole(places.input[1])
+    return (places.input[0], frequencies) if (given and axes == [1]) or (counted and axes == [0, 1]) else None

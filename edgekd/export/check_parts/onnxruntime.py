@@ -40,8 +40,8 @@ def open_session(path: Path, threads: int) -> tuple[Any, float]:
 
 def several_behind_a_cache(inputs: dict[str, Any]) -> bool:
     """Say whether rows read several tokens each behind a cache: that operator takes those one row at a time."""
-    ids, past = inputs["input_ids"], inputs["past_key_values.0.key"]
-    return bool(min(ids.shape) > 1 and past.shape[2])
+    own = [value for name, value in inputs.items() if name.startswith("past_key_values") and ".encoder." not in name]
+    return bool(min(inputs["input_ids"].shape) > 1 and own[0].shape[2])
 
 
 def row_by_row(call: Any, inputs: dict[str, Any], shared: str) -> dict[str, Any]:
