@@ -23,6 +23,15 @@ class Plan:
     hidden: int
     layers: tuple[int, ...]
 
+    @property
+    def block(self) -> int:
+        """Weights of a layer but its norms: self-attention and feed-forward."""
+        return self.width * HEAD * (2 * self.heads + 2 * self.key_value_heads) + 3 * self.width * self.hidden
+
+    def pairs(self, queries_and_keys: int) -> int:
+        """Multiplications of a layer's attention, for so many pairs of a query and a key that it looks at."""
+        return 2 * self.heads * HEAD * queries_and_keys
+
 
 SIZES: dict[str, dict[str, Plan]] = {
     "30M": {
@@ -38,6 +47,28 @@ SIZES: dict[str, dict[str, Plan]] = {
         "decoder-only": Plan(1024, 6, 3, 2728, (31,)),
     },
 }
+
+
+def first_token(plan: Plan, prompt: int) -> int:
+    """Return the floating-point operations of matrix products up to the first token; of what comes after a token nothing is counted."""
+    scores = plan.width * VOCABULARY
+    if len(plan.layers) == 1:
+        return 2 * (plan.layers[0] * (plan.block * prompt + plan.pairs(prompt * (prompt + 1) // 2)) + scores)
+    encoder, decoder = plan.layers
+    crossing = plan.width * HEAD * 2 * plan.key_value_heads * prompt  # keys and values of the text, once for all steps
+    return 2 * (encoder * (plan.block * prompt + plan.pairs(prompt * prompt)) + decoder * crossing) + step(plan, prompt, 0)
+
+
+def step(plan: Plan, prompt: int, written: int) -> int:
+    """Return the floating-point operations of a token's matrix products, behind a prompt and so many tokens written before."""
+    scores = plan.width * VOCABULARY
+    crossing = plan.width * HEAD * 2 * plan.heads if len(plan.layers) == 2 else 0
+    return 2 * (plan.layers[-1] * (plan.block + crossing + plan.pairs(prompt + written + 1)) + scores)
+
+
+def cache_bytes(plan: Plan, prompt: int, written: int) -> int:
+    """Return the bytes of float32 keys and values that a token looks at."""
+    return plan.layers[-1] * 2 * plan.key_value_heads * HEAD * 4 * (prompt + written)
 
 
 def network(plan: Plan, context: int) -> Any:

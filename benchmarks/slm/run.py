@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import make_models
-from plans import SIZES
+from plans import SIZES, cache_bytes, first_token, step
 
 from edgekd import bench, host
-from edgekd.backends import onnxruntime
-from edgekd.bench.cost import Cost, cost
 from edgekd.bench.things import Thing
 from edgekd.progress import bar, say
 from edgekd.recipe import Bench
@@ -79,7 +77,7 @@ def _cell(options: argparse.Namespace, size: str, variant: str, prompt: int) -> 
     measurements, (compared,) = bench.measure(things, settings, folder)
     forms = {}
     for one in measurements:
-        made = one["generation"]
+        made, plan = one["generation"], SIZES[size][one["artifact"]]
         forms[one["artifact"]] = {
             "ttft_s": made["ttft"]["median_s"],
             "ttft_low_s": made["ttft"]["median_low_s"],
@@ -91,33 +89,18 @@ def _cell(options: argparse.Namespace, size: str, variant: str, prompt: int) -> 
             "calls": one["warm"]["count"],
             "peak_memory_bytes": one["peak_memory_bytes"],
             "bytes": sum(file.stat().st_size for file in files[one["artifact"]].values()),
-            **_work(files[one["artifact"]], prompt, options.new_tokens),
+            "first_token": {"flops": first_token(plan, prompt)},
+            "step": {
+                "flops": step(plan, prompt, options.new_tokens // 2),
+                "weights_bytes": files[one["artifact"]]["decoder"].stat().st_size,
+                "cache_bytes": cache_bytes(plan, prompt, options.new_tokens // 2),
+            },
         }
     return {
         "forms": forms,
         "whole_ratio": [compared[name] for name in ("ratio", "low", "high")],
         "verdict": compared["verdict"],
     }
-
-
-def _work(files: dict[str, Path], prompt: int, new_tokens: int) -> dict[str, Any]:
-    """Count up to the first token, and for a step in the middle of those after it: {"first_token", "step": {"flops", "weights_read_bytes"}}."""
-    behind = "encoder" in files
-    first = [_cost(files["encoder"], {"batch": 1, "source": prompt})] if behind else []
-    counts = []
-    for tokens, past in ((1 if behind else prompt, 0), (1, (0 if behind else prompt) + new_tokens // 2)):
-        axes = {"batch": 1, "tokens": tokens, "past": past, "past + tokens": past + tokens, "kept": 1, "source": prompt}
-        counts.append(_cost(files["decoder"], axes))
-    told = {}
-    for name, parts in (("first_token", [*first, counts[0]]), ("step", counts[1:])):
-        told[name] = {what: sum(getattr(part, what) for part in parts) for what in ("flops", "weights_read_bytes", "io_bytes")}
-    return told
-
-
-def _cost(file: Path, axes: dict[str, int]) -> Cost:
-    """Count one call, axes named as in the graph."""
-    declared = onnxruntime.interface(file)["inputs"]
-    return cost(file, {one["name"]: [axes.get(axis, axis) for axis in one["shape"]] for one in declared})
 
 
 def _begun(out: Path, new_tokens: int, threads: int | None) -> dict[str, Any]:
@@ -140,7 +123,7 @@ def _begun(out: Path, new_tokens: int, threads: int | None) -> dict[str, Any]:
 def table(told: dict[str, Any]) -> str:
     """Return the result as a Markdown table: one row a cell, decoder-only / encoder-decoder."""
     rows = [
-        "| size, variant | prompt | first token | lower by | tokens/s | times | G operations to it | per token | weights read per token | peak memory |",
+        "| size, variant | prompt | first token | lower by | tokens/s | times | G operations to it | per token | weights and caches read per token | peak memory |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, cell in told["cells"].items():
@@ -149,8 +132,7 @@ def table(told: dict[str, Any]) -> str:
 
         def both(path: str, scale: float, digits: int, one: Any = one, other: Any = other) -> str:
             values = []
-            for form in (one, other):
-                value: Any = form
+            for value in (one, other):
                 for part in path.split("."):
                     value = value[part]
                 values.append(f"{value / scale:.{digits}f}")
@@ -159,7 +141,7 @@ def table(told: dict[str, Any]) -> str:
         rows.append(
             f"| {size}, {variant} | {prompt} | {both('ttft_s', 1, 3)} s | {1 - other['ttft_s'] / one['ttft_s']:.0%} "
             f"| {1 / one['token_s']:.1f} / {1 / other['token_s']:.1f} | {one['token_s'] / other['token_s']:.2f}x "
-            f"| {both('first_token.flops', 1e9, 1)} | {both('step.flops', 1e9, 3)} | {both('step.weights_read_bytes', 1e6, 0)} MB "
+            f"| {both('first_token.flops', 1e9, 1)} | {both('step.flops', 1e9, 3)} | {both('step.weights_bytes', 1e6, 1)} and {both('step.cache_bytes', 1e6, 1)} MB "
             f"| {both('peak_memory_bytes', 2**20, 0)} MiB |"
         )
     return "\n".join(rows)
