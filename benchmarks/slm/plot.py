@@ -73,7 +73,8 @@ def draw(file: Path) -> list[Path]:
             marker = {"color": COLOURS.get(size, "#222"), "marker": MARKERS.get(variant, "o"), "ms": 5}
             filled = {} if variant == "fp32" else {"mfc": "white"}
             panel.plot(prompts, [measured(*pair) for pair in forms], lw=1.4, label=f"{size}, {variant}", **marker, **filled)
-            panel.plot(prompts, [counted(*pair) for pair in forms], lw=0.9, ls=":", color=COLOURS.get(size, "#222"))
+            if variant == "fp32" or (size, "fp32") not in lines or name == "throughput":
+                panel.plot(prompts, [counted(*pair) for pair in forms], lw=0.9, ls=":", color=COLOURS.get(size, "#222"))
         panel.set_xscale("log", base=2)
         ticks = sorted({prompt for points in lines.values() for prompt, _ in points})
         panel.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -82,7 +83,8 @@ def draw(file: Path) -> list[Path]:
         panel.set_ylabel(label)
         panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         panel.spines[["top", "right"]].set_visible(False)
-    panels[1].legend(frameon=False, fontsize=8)
+    panels[1].plot([], [], lw=0.9, ls=":", color="#222", label="counted")
+    panels[1].legend(frameon=False, fontsize=8, ncols=2)
     made = [file.with_suffix(ending) for ending in (".svg", ".png")]
     figure.savefig(made[0], metadata={"Date": None})
     figure.savefig(made[1], dpi=130)

@@ -115,7 +115,8 @@ def _groups(graph: Nodes, repeated: str) -> int:
 
 def rows(graph: Nodes, last: onnx.NodeProto, found: Attention) -> list[onnx.NodeProto]:
     """Return the nodes for queries as rows of each key head; `last` ends them as before."""
-    end, made = found.weighted, []
+    end = found.weighted
+    made: list[onnx.NodeProto] = []
     heads = found.groups * found.sharing
     cut, back = (graph.store(f"shared.{count}", np.array([0, count, -1, 0])) for count in (found.groups, heads))
 
