@@ -3,8 +3,8 @@
 So that operator does where it is given no mask (Dao et al. 2022, arXiv:2205.14135); with one it holds them, and is slower than plain
 nodes. So the mask goes where no input is needed: each key gets one number more, what its scores are to be lowered by, and each query a
 1 to multiply it. Queries that share keys are queries of one head here (ort_shared.py). One layer of 6 heads of 64, of which two share
-each key, one thread of an AMD EPYC with AVX-512, ONNX Runtime 1.31: 4096 tokens take 0.29 s for the 0.55 of plain nodes within
-a network, 1024 tokens 18 ms for 22; at 128 there is no difference.
+each key, one thread of an AMD EPYC with AVX-512, ONNX Runtime 1.31: 4096 tokens take 0.29 s where plain nodes take 0.38, 1024 tokens 18 ms
+for 22, and at 128 there is no difference. Within an encoder of 8 such layers, width 384, 4.2 s of processor time for 6.6 at 4096 tokens.
 """
 
 from __future__ import annotations
