@@ -76,7 +76,7 @@ def machine(host: Mapping[str, Any]) -> list[tuple[str, str]]:
     cores = f"{host['cores']} usable" if host.get("cores") else DASH
     if host.get("physical_cores"):
         cores += f", {host['physical_cores']} physical"
-    vnni = {True: "yes", False: "no: int8 is slower here, and full-range int8 sums can saturate", None: "not known"}[
+    vnni = {True: "yes", False: "no: sums of int8 products take several instructions instead of one, and those of full-range weights can saturate", None: "not known"}[
         host.get("vnni")
     ]
     rate = host.get("frequency_mhz") or {}
