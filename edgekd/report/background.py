@@ -76,9 +76,11 @@ def machine(host: Mapping[str, Any]) -> list[tuple[str, str]]:
     cores = f"{host['cores']} usable" if host.get("cores") else DASH
     if host.get("physical_cores"):
         cores += f", {host['physical_cores']} physical"
-    vnni = {True: "yes", False: "no: sums of int8 products take several instructions instead of one, and those of full-range weights can saturate", None: "not known"}[
-        host.get("vnni")
-    ]
+    vnni = {
+        True: "yes",
+        False: "no: sums of int8 products take several instructions instead of one, and those of full-range weights can saturate",
+        None: "not known",
+    }[host.get("vnni")]
     rate = host.get("frequency_mhz") or {}
     ends = [f"{rate[end]:,.0f}" for end in ("min", "max") if rate.get(end)]
     more = [("clock rate", f"{' to '.join(ends)} MHz")] if ends else []
