@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .ort_match import DOMAIN, HEADS, Nodes, integer, order, with_domain
+from .ort_match import DOMAIN, HEADS, Nodes, attention_replaced, order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,30 +29,7 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     (quantize/dynamic.py), they become one product: the same integers and the same scales. A mask that is made of a padding mask is given
     as that. All tensors that remain keep their names.
     """
-    import onnx
-
-    from ..export.edit import drop_unused, set_nodes
-
-    if all(node.op_type != "Softmax" for node in model.graph.node):
-        return model, 0
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    graph = _Graph(made.graph)
-    nodes: list[onnx.NodeProto] = []
-    count = 0
-    for node in made.graph.node:
-        found = graph.attention(node)
-        if found is None:
-            nodes.append(node)
-            continue
-        nodes += graph.fused(node, found)
-        count += 1
-    if not count:
-        return model, 0
-    set_nodes(made, nodes)
-    drop_unused(made)
-    with_domain(made)
-    return made, count
+    return attention_replaced(model, _Graph, _Graph.operator)
 
 
 @dataclass(frozen=True)
@@ -85,14 +62,17 @@ class _Graph(Nodes):
         super().__init__(graph)
         self.masks: dict[str, str] = {}
 
+    def operator(self, last: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Return the nodes that stand for the attention that ends in this node; nothing where there is none."""
+        found = self.attention(last)
+        return self.fused(last, found) if found is not None else []
+
     def attention(self, last: onnx.NodeProto) -> Attention | None:
         """Recognise the attention that ends in this Reshape; None where there is none."""
-        if last.op_type != "Reshape" or not (turned := self.made_by(last.input[0], "Transpose")) or order(turned) != HEADS:
+        ends_in = self.softmax(last)
+        if ends_in is None:
             return None
-        weighted = self.made_by(turned.input[0], "MatMul")
-        shares = weighted and self.made_by(weighted.input[0], "Softmax")
-        if not weighted or not shares or integer(shares, "axis", -1) not in (-1, 3):
-            return None
+        weighted, shares = ends_in
         scores, mask = shares.input[0], ""
         if added := self.made_by(scores, "Add"):
             one, other = added.input

@@ -125,12 +125,11 @@ class _Graph(Nodes):
 
     def attention(self, last: onnx.NodeProto) -> _Attention | None:
         """Recognise the attention that ends in this Reshape; None where there is none."""
-        turned = self.made_by(last.input[0], "Transpose") if last.op_type == "Reshape" and not last.domain else None
-        weighted = self.made_by(turned.input[0], "MatMul") if turned and order(turned) == HEADS else None
-        shares = self.made_by(weighted.input[0], "Softmax") if weighted else None
-        added = self.made_by(shares.input[0], "Add") if shares and integer(shares, "axis", -1) in (-1, 3) else None
-        if weighted is None or added is None:
+        ends_in = self.softmax(last)
+        added = self.made_by(ends_in[1].input[0], "Add") if ends_in else None
+        if ends_in is None or added is None:
             return None
+        weighted = ends_in[0]
         for scores, mask in (tuple(added.input), tuple(added.input)[::-1]):
             plain, cap = self.capped(scores)
             plain, scale = self.scaled(plain)

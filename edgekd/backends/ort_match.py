@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import onnx
 
@@ -19,6 +19,8 @@ FAR = 2**31 - 1
 
 HEADS = [0, 2, 1, 3]
 """(batch, tokens, heads, size) -> (batch, heads, tokens, size), and back."""
+
+G = TypeVar("G", bound="Nodes")
 
 
 class Nodes:
@@ -56,6 +58,13 @@ class Nodes:
         """Return the node that makes a tensor, if it is of one of these kinds of ONNX's own."""
         node = self.makers.get(name)
         return node if node is not None and node.op_type in kinds and not node.domain else None
+
+    def softmax(self, last: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+        """Return (MatMul, Softmax) of softmax(scores) v that ends in this Reshape, which puts heads side by side; None for anything else."""
+        turned = self.made_by(last.input[0], "Transpose") if last.op_type == "Reshape" and not last.domain else None
+        weighted = self.made_by(turned.input[0], "MatMul") if turned and order(turned) == HEADS else None
+        shares = self.made_by(weighted.input[0], "Softmax") if weighted else None
+        return (weighted, shares) if weighted and shares and integer(shares, "axis", -1) in (-1, 3) else None
 
     def scaled(self, name: str) -> tuple[str, float]:
         """Return (a tensor before it is multiplied by a constant number, the number); (itself, 1) where it is not."""
@@ -126,6 +135,38 @@ class Nodes:
             self._written.add(output)
             made.append(helper.make_node(kind, inputs, [output], name=output, **told))
         return output
+
+
+def attention_replaced(
+    model: onnx.ModelProto,
+    graph_of: Callable[[onnx.GraphProto], G],
+    others: Callable[[G, onnx.NodeProto], list[onnx.NodeProto]],
+) -> tuple[onnx.ModelProto, int]:
+    """Return the model with other nodes for each attention that is recognised, and how many there were; the model itself where none was.
+
+    others: (graph, a node) -> what stands for the attention that ends in that node; nothing for a node that stays.
+    """
+    import onnx
+
+    from ..export.edit import drop_unused, set_nodes
+
+    if all(node.op_type != "Softmax" for node in model.graph.node):
+        return model, 0
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = graph_of(made.graph)
+    nodes: list[onnx.NodeProto] = []
+    count = 0
+    for node in made.graph.node:
+        written = others(graph, node)
+        count += bool(written)
+        nodes += written or [node]
+    if not count:
+        return model, 0
+    set_nodes(made, nodes)
+    drop_unused(made)
+    with_domain(made)
+    return made, count
 
 
 def order(node: onnx.NodeProto) -> list[int]:

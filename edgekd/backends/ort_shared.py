@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .ort_match import HEADS, Nodes, integer, order, with_domain
+from .ort_match import HEADS, Nodes, attention_replaced, order
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,26 +35,12 @@ def replaced(
 
     Where it makes none, the attention stays.
     """
-    import onnx
 
-    from ..export.edit import drop_unused, set_nodes
+    def others(graph: Nodes, last: onnx.NodeProto) -> list[onnx.NodeProto]:
+        found = find(graph, last)
+        return write(graph, last, found) if found is not None else []
 
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    graph = Nodes(made.graph)
-    nodes: list[onnx.NodeProto] = []
-    count = 0
-    for node in made.graph.node:
-        found = find(graph, node)
-        others = write(graph, node, found) if found is not None else []
-        count += bool(others)
-        nodes += others or [node]
-    if not count:
-        return model, 0
-    set_nodes(made, nodes)
-    drop_unused(made)
-    with_domain(made)
-    return made, count
+    return attention_replaced(model, Nodes, others)
 
 
 @dataclass(frozen=True)
@@ -83,12 +69,11 @@ def find(graph: Nodes, last: onnx.NodeProto) -> Attention | None:
 
     k and v are repeated for the heads that share them, `mask` is (batch, keys), f a factor and a cap on the scores, or neither.
     """
-    turned = graph.made_by(last.input[0], "Transpose") if last.op_type == "Reshape" and not last.domain else None
-    weighted = graph.made_by(turned.input[0], "MatMul") if turned and order(turned) == HEADS else None
-    shares = graph.made_by(weighted.input[0], "Softmax") if weighted else None
-    total = graph.made_by(shares.input[0], "Add") if shares and integer(shares, "axis", -1) in (-1, 3) else None
-    if weighted is None or total is None:
+    ends_in = graph.softmax(last)
+    total = graph.made_by(ends_in[1].input[0], "Add") if ends_in else None
+    if ends_in is None or total is None:
         return None
+    weighted = ends_in[0]
     for scores, added in (tuple(total.input), tuple(total.input)[::-1]):
         plain, cap = graph.capped(scores)
         plain, scale = graph.scaled(plain)
