@@ -38,7 +38,7 @@ _KEYS: dict[str, Kind] = {
     "architecture": str,
     "vnni": bool,
     "precision": ("fp32", "fp16"),
-    "quantizer": ("", "qnn", "tensorrt"),
+    "quantizer": ("", "fused", "qnn", "tensorrt"),
     "limits": dict,
     "options": dict,
     "source": str,
@@ -56,7 +56,8 @@ class Target:
     any bits, `w?g*` in groups (what follows an `a`, the activations, is never part of a pattern; a8d: scaled at each call). accelerates: those it has fast
     kernels for; prefer: the order to choose in when nothing was measured. limits: such as {"opset": 21}, the highest that its runtime takes.
     precision: of its arithmetic in floating point, fp32 or fp16. quantizer: the dialect of int8 files that its runtime needs
-    (quantize/dialects), "" for the usual one. options: for its backend, such as {"soc_model": 57}.
+    (quantize/dialects), "" for the usual one; a file that names none gets its backend's. options: for its backend, such as
+    {"soc_model": 57}.
     architecture, vnni (int8 products summed in 32 bits): of the device; None asks this machine, where device is "local".
     file: what `load_target` reads it from again: the name of a shipped one, or the absolute path of a .toml file.
     fingerprint: changes whenever the file does.
@@ -179,6 +180,7 @@ def load_target(name: str) -> Target:
     _check(file, "limits.", told.get("limits", {}), _LIMITS)
     if (options := _options(backend)) is not None:
         _check(file, "options.", told.get("options", {}), options)
+    told.setdefault("quantizer", getattr(backends.backend_of(backend), "QUANTIZER", ""))
     for key in _SCHEMES:
         told[key] = tuple(told.get(key, ("fp32",)))
     return Target(

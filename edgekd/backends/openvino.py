@@ -30,6 +30,8 @@ CHECK = Path(__file__).parent.parent / "export" / "check_parts" / "openvino.py"
 DEVICES = ("CPU", "NPU")
 """AUTO, MULTI and HETERO would fall back to another device in silence."""
 OPTIONS = {"device": DEVICES}
+QUANTIZER = "fused"
+"""The dialect of int8 files that targets get which name none (quantize/dialects)."""
 
 # By itself OpenVINO computes in bfloat16 where the CPU can, and quantizes the inputs of layers whose weights are integers.
 _AS_WRITTEN = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}

@@ -65,8 +65,9 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
     import onnx
 
     from ..export.onnx import save
-    from . import dialects
-    from .keep import kept_nodes
+    from . import dialects, kernels
+    from .keep import kept_nodes, stem
+    from .rounded import round_results
     from .weights_only import quantize_weights
 
     narrow, why = overflow_fix(config, job.targets)
@@ -92,13 +93,20 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
                     f"quantize `{config.name}`: int8 activations need calibration samples; leave `activations` out without any"
                 )
             batches = _Batches(lambda name=name: job.calibration(name, config.calibration))  # type: ignore[misc]
-            for dialect in wanted:
+            for dialect in set(wanted) & set(dialects.DIALECTS):
                 other = dialects.quantize(dialect, source, keep, batches, config)
                 tidy(other)
                 others[dialect][name] = folder / dialect / source.name
                 save(other, others[dialect][name])
             if usual:
                 made, corrected = _corrected_if_better(model, keep, batches, config, narrow)
+                if dialects.FUSED in wanted:
+                    tidy(made)
+                    others[dialects.FUSED][name] = folder / dialects.FUSED / source.name
+                    save(made, others[dialects.FUSED][name])
+                corrected["rounded"] = round_results(made, batches)
+                kernels.widen(made, stem(made))
+                kernels.make_unsigned(made)
             else:
                 made = other
         tidy(made)

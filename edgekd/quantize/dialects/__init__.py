@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from ...recipe import Scheme, VariantRecipe
     from ...targets import Target
 
+FUSED = "fused"
+"""Of runtimes that compute an activation function with the layer before it, in integers, as OpenVINO does: NNCF's file as it comes.
+The usual file is that one with what ONNX Runtime needs in order to compute in integers (rounded.py, kernels.py); ptq writes both.
+"""
+
 DIALECTS = {"qnn": "edgekd.quantize.dialects.qnn", "tensorrt": "edgekd.quantize.dialects.tensorrt"}
 
 
