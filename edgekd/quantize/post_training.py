@@ -104,7 +104,7 @@ def make(config: VariantRecipe, job: Job, folder: Path) -> Variant:
                     tidy(made)
                     others[dialects.FUSED][name] = folder / dialects.FUSED / source.name
                     save(made, others[dialects.FUSED][name])
-                corrected["rounded"] = round_results(made, batches)
+                corrected["rounded"] = round_results(made, batches, config.activations.symmetric)
                 kernels.widen(made, stem(made))
                 kernels.make_unsigned(made)
             else:

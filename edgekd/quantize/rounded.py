@@ -35,16 +35,18 @@ _OF_TWO = {"Add", "Sub", "Mul", "Div", "Min", "Max"}
 _POINTS = 4096
 
 
-def round_results(model: onnx.ModelProto, batches: Iterable[Arrays]) -> int:
+def round_results(model: onnx.ModelProto, batches: Iterable[Arrays], symmetric: bool) -> int:
     """Round the results of a quantized model's int8 convolutions to 8 bits, in place; return how many were not rounded before.
 
     Ranges are the least and the largest value seen over `batches`, without what the function after it makes no difference of
     (HardSwish: below -3). What leaves the graph without arithmetic after it is not rounded: the model's outputs stay as they are.
+    symmetric: as much below zero as above it, zero in the middle.
     """
     names = unrounded(model)
     if names:
         seen = _seen(model, names, batches)
-        _insert(model, {name: _that_counts(model, name, low, high) for name, (low, high) in seen.items()})
+        ranges = {name: _that_counts(model, name, low, high) for name, (low, high) in seen.items()}
+        _insert(model, {name: _levels(low, high, symmetric) for name, (low, high) in ranges.items()})
     return len(names)
 
 
@@ -145,20 +147,26 @@ def _functions(model: onnx.ModelProto, name: str) -> Any:
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version))
 
 
-def _insert(model: onnx.ModelProto, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Round each of the results to 256 levels between the two ends of its range, zero among them."""
+def _levels(low: float, high: float, symmetric: bool) -> tuple[np.float32, np.uint8]:
+    """Return the step and the place of zero of 256 levels between the ends, or of 255 that lie around zero."""
+    if symmetric:
+        return np.float32(max(-low, high) / 127 or 1.0), np.uint8(128)
+    step = np.float32((high - low) / 255 or 1.0)
+    return step, np.uint8(np.clip(np.rint(-low / step), 0, 255))
+
+
+def _insert(model: onnx.ModelProto, levels: Mapping[str, tuple[np.float32, np.uint8]]) -> None:
+    """Round each of the results to its levels."""
     from onnx import NodeProto, helper, numpy_helper
 
     nodes = []
     for node in (NodeProto.FromString(each.SerializeToString()) for each in model.graph.node):  # the list is made anew
         for place, name in enumerate(node.input):
-            if name in ranges:
+            if name in levels:
                 node.input[place] = f"{name}.dequantized"
         nodes.append(node)
-        for name in ranges.keys() & set(node.output):
-            low, high = ranges[name]
-            step = np.float32((high - low) / 255 or 1.0)
-            zero = np.uint8(np.clip(np.rint(-low / step), 0, 255))
+        for name in (each for each in node.output if each in levels):
+            step, zero = levels[name]
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(step), f"{name}.scale"))
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(zero), f"{name}.zero_point"))
             by, stored = [f"{name}.scale", f"{name}.zero_point"], f"{name}.quantized"

@@ -11,7 +11,7 @@ from edgekd.bench.executed import executed
 from edgekd.bench.things import Thing, facts
 from edgekd.quantize import Job, make, rounded
 from edgekd.quantize.variant import file_runner
-from edgekd.recipe import VariantRecipe
+from edgekd.recipe import Activations, VariantRecipe
 from edgekd.targets import Target, load_target
 
 INT8 = VariantRecipe(
@@ -21,6 +21,7 @@ INT8 = VariantRecipe(
     calibration={"samples": 8, "batch_size": 8, "overflow_fix": "off"},
 )
 ONNX_RUNTIME = Target("x", "X", "onnxruntime", stores=("w8a8",))
+NAMES = ("y0", "y1", "y2")
 FUNCTIONS = {
     "HardSwish": functional.hardswish,
     "HardSigmoid": lambda x: (0.2 * x + 0.5).clamp(0, 1),  # ONNX's, where alpha is not given
@@ -88,9 +89,10 @@ class Net:
         x = after(functional.conv2d(x, w["depthwise"], padding=1, groups=16))
         return (after(functional.conv2d(x, w["last"])).mean((2, 3)) @ w["head"]).numpy()
 
-    def variant(self, folder, *targets):
+    def variant(self, folder, *targets, symmetric=False):
+        recipe = INT8.model_copy(update={"activations": Activations(bits=8, symmetric=symmetric)})
         batches = [{"image": self.images[:8]}, {"image": self.images[8:]}]
-        return make(INT8, Job({"model": self.file}, targets or (ONNX_RUNTIME,), lambda name, settings: batches), folder)
+        return make(recipe, Job({"model": self.file}, targets or (ONNX_RUNTIME,), lambda name, settings: batches), folder)
 
 
 def computed(file):
@@ -127,6 +129,15 @@ def test_a_runtime_that_fuses_the_function_gets_the_file_without_the_roundings(t
     assert computed(fused).heavy_float == 3
     before, after = (sqnr(net.in_torch(), run(file, net.images)) for file in (fused, usual))
     assert after > before - 4  # two roundings where there was one: 3 dB, were they alike
+
+
+def test_symmetric_activations_have_zero_in_the_middle(tmp_path):
+    net = Net("SiLU", tmp_path / "model.onnx")
+    model = onnx.load(net.variant(tmp_path / "int8", symmetric=True).graphs["model"])
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    zeros = [tensors[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in NAMES]
+    assert zeros == [128] * 3
+    assert sqnr(net.in_torch(), run(net.file.parent / "int8" / "model.onnx", net.images)) > 22
 
 
 def test_the_range_ends_where_the_function_is_flat(tmp_path):
