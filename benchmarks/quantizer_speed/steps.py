@@ -61,7 +61,7 @@ def make(student: str, kind: str, device: str) -> tuple[Callable[[], None], int]
     )  # fmt: skip
     two = [{name: tensor[:2] for name, tensor in of.items()} for of in (batch, taught)]
     goals = objectives.resolve(settings.objectives)
-    trainee = Trainee(loaded, task_of("image-classification"), goals, 0.0, 0, *two).to(device).train()
+    trainee = Trainee(loaded, task_of("image-classification"), goals, settings, 0, *two).to(device).train()
     optimizer = optimizer_of(trainee, settings)
     batch, taught = ({name: tensor.to(device) for name, tensor in of.items()} for of in (batch, taught))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
 
+from ..models.mode import without_dropout
 from ..quantize.uniform import rounded_once
 from .memory_format import channels_last
 from .objectives import Objective, Step
@@ -15,6 +16,7 @@ from .taps import Taps
 
 if TYPE_CHECKING:
     from ..models import LoadedModel
+    from ..recipe import Training
     from ..tasks import Task
 
 
@@ -25,12 +27,12 @@ class Trainee(nn.Module):
     """
 
     def __init__(
-        self, student: LoadedModel, task: Task, goals: Sequence[Objective], label_smoothing: float, seed: int,
+        self, student: LoadedModel, task: Task, goals: Sequence[Objective], settings: Training, seed: int,
         example: dict[str, torch.Tensor], teacher: Mapping[str, torch.Tensor],
     ) -> None:  # fmt: skip
         super().__init__()
         self.student = student.module
-        self.goals, self.task, self.label_smoothing = list(goals), task, label_smoothing
+        self.goals, self.task, self.settings = list(goals), task, settings
         self.taps = Taps(student.module, [name for goal in goals for name in goal.layers[0]], "student")
         self.trained: list[nn.Module | None] = []
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -51,12 +53,19 @@ class Trainee(nn.Module):
             outputs = {**outputs, **self.taps.outputs}
         terms = []
         for goal, trained in zip(self.goals, self.trained, strict=True):
-            step = Step(outputs, teacher, batch, self.task, self.label_smoothing, trained)
+            step = Step(outputs, teacher, batch, self.task, self.settings.label_smoothing, trained)
             terms.append(goal.module.loss(goal.config, step))
         weights = [goal.config.weight for goal in self.goals]
         total = sum(term if weight == 1 else term * weight for term, weight in zip(terms, weights, strict=True))
         assert isinstance(total, torch.Tensor)  # there is at least one objective
         return total, torch.stack([term.detach() for term in terms])
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; training mode without dropout where the recipe says so."""
+        super().train(mode)
+        if mode and not self.settings.dropout:
+            without_dropout(self.student.net)
+        return self
 
     def leaves_out(self, example: dict[str, torch.Tensor], teacher: dict[str, torch.Tensor]) -> bool:
         """Say whether the objectives leave parts of the student without a gradient."""

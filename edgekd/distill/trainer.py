@@ -85,7 +85,7 @@ class _Fit:
         reads = any(goal.needs_teacher for goal in self.goals)
         self.teacher = keys.weights_hash(teacher.module) if teacher and reads else None
         example = {name: torch.from_numpy(values) for name, values in splits.train.take(np.arange(2)).items()}
-        self.trainee = Trainee(student, task, self.goals, settings.label_smoothing, seed, example, self.teach.example())
+        self.trainee = Trainee(student, task, self.goals, settings, seed, example, self.teach.example())
         stack.callback(self.trainee.taps.close)
         if self.processes > 1:
             self.accelerator.ddp_handler.find_unused_parameters = self.trainee.leaves_out(example, self.teach.example())

@@ -13,6 +13,7 @@ from ..export.graph import Graph
 from ..recipe import Model
 from ..text import tokenizer as tokenizers
 from ..text.vocabulary import KEPT
+from .mode import evaluation
 from .text_encoder import MASKED
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ def decoder_graph(model: CausalLM, name: str = DECODER) -> Graph:
 @torch.no_grad()
 def _cache_shapes(net: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Return each layer's (heads, size) of its keys and of its values, from a call with one token."""
-    was, device = net.training, next(net.parameters()).device
-    made = net.eval()(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=True)
-    net.train(was)
+    device = next(net.parameters()).device
+    with evaluation(net):
+        made = net(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=device), use_cache=True)
     found = [(tensor.shape[1], tensor.shape[3]) for tensor in _flat(made.past_key_values)]
     return list(zip(found[::2], found[1::2], strict=True))
 

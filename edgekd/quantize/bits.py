@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import BadInput
+from ..models.mode import evaluation
 from .uniform import MinMax
 
 Batch = Any
@@ -73,7 +73,7 @@ def gradient_norms(
     weights = {name: net.get_parameter(name) for name in names}
     frozen = [w for w in weights.values() if not w.requires_grad]
     sums, seen = {name: torch.zeros_like(w) for name, w in weights.items()}, 0
-    with _evaluation(net):
+    with evaluation(net):
         try:
             for w in frozen:
                 w.requires_grad_(True)
@@ -106,7 +106,7 @@ def measure(
     left as it was. A choice whose outputs are NaN or infinite has infinite damage.
     """
     found: dict[str, dict[int, float]] = {}
-    with torch.no_grad(), _evaluation(net):
+    with torch.no_grad(), evaluation(net):
         full = functional.log_softmax(outputs(net).flatten(0, -2).double(), dim=-1)
         for name, size in sizes.items():
             weights = net.get_parameter(name)
@@ -251,15 +251,3 @@ def _least(tensors: Sequence[_Tensor], room: np.ndarray) -> np.ndarray:
     used, damage = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)]).T
     found = np.interp(room, used, damage) + sum(tensor.damage[0] for tensor in tensors)
     return np.where(room >= 0, found, math.inf)
-
-
-@contextmanager
-def _evaluation(net: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode for a while."""
-    training = [module for module in net.modules() if module.training]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

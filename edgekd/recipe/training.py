@@ -49,6 +49,7 @@ class Training(Strict):
     average: float | None = Field(None, gt=0, lt=1, description="decay of an exponential moving average of the weights")
     augment: Augment = Augment()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    dropout: bool = Field(True, description="false: the network trains without its dropout, stochastic depth and the like")
     checkpoint_minutes: float = Field(1.0, ge=0, description="0: after every step")
     lora: Lora | None = Field(None, description="train adapters alone, and merge them in the end (needs peft)")
 

@@ -107,17 +107,18 @@ class Seq2SeqLM:
         import torch
 
         from ..export.graph import torch_runner
+        from ..models.mode import evaluation
         from ..models.seq2seq_lm import graphs
 
-        device, training = batch["input_ids"].device, model.module.training
-        made = _write(
-            torch_runner(graphs(model.module), str(device)),  # type: ignore[arg-type]
-            {name: batch[name].cpu().numpy() for name in ("input_ids", "attention_mask")},
-            batch["output_ids"].shape[1],
-            model.tokenizer,
-            Sampling(TEMPERATURE, TOP_K, seed=int(np.random.default_rng(list(seed)).integers(2**31))),
-        )
-        model.module.train(training)
+        device = batch["input_ids"].device
+        with evaluation(model.module):
+            made = _write(
+                torch_runner(graphs(model.module), str(device)),  # type: ignore[arg-type]
+                {name: batch[name].cpu().numpy() for name in ("input_ids", "attention_mask")},
+                batch["output_ids"].shape[1],
+                model.tokenizer,
+                Sampling(TEMPERATURE, TOP_K, seed=int(np.random.default_rng(list(seed)).integers(2**31))),
+            )
         real = _written(made, model.tokenizer.eos_token_id)
         ids, mask = np.where(real, made, padding(model.tokenizer)), real.astype(np.int64)
         drawn = {"drawn_ids": torch.from_numpy(ids), "drawn_mask": torch.from_numpy(mask)}

@@ -155,6 +155,17 @@ def test_the_gradient_is_clipped(tmp_path):
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_without_dropout_a_training_is_that_of_the_network_without_such_layers(tmp_path):
+    settings = recipe.Training(epochs=2, batch_size=50)
+    nets = {}
+    for name, chance, dropout in (("none", 0.0, True), ("off", 0.5, False), ("on", 0.5, True)):
+        model = student(dropout=chance)
+        fitted(tmp_path / name, settings.model_copy(update={"dropout": dropout}), model)
+        nets[name] = model.module.state_dict()
+    assert same(nets["off"], nets["none"])
+    assert not same(nets["on"], nets["none"])
+
+
 def test_weights_come_back_in_the_ordinary_layout(tmp_path):
     _, model = fitted(tmp_path, recipe.Training(epochs=1))
     assert all(p.is_contiguous() for p in model.module.parameters())

@@ -452,3 +452,6 @@ def test_settings_of_a_variants_lessons():
     assert lessons["lora"].learning_rate == 0.01
     assert lessons["quantized-distillation"].lora is None  # its weights are all trained, whatever the student's training was
     assert lessons["quantized-distillation"].learning_rate == pytest.approx(0.002)
+    assert [lessons[method].dropout for method in ("lora", "quantized-distillation")] == [True, False]
+    kept = variant("lora", "quantized-distillation", training=[{"dropout": False}, {"dropout": True}]).lessons(base)
+    assert [lesson.dropout for _, lesson in kept] == [False, True]

@@ -234,9 +234,8 @@ def test_all_uses_of_a_weight_see_it_rounded_alike_and_every_step_anew(job):
     quantized_distillation.prepare(net, {name: (size, 2) for name, size in chain.check(config, net).items()}, config)
     data = job.splits().train.take(np.arange(8))
     batch = {name: torch.from_numpy(values) for name, values in data.items()}
-    trainee = Trainee(
-        student, job.task, objectives.resolve(Distill(objectives=[{"kind": "task"}]).objectives), 0.0, 0, batch, {}
-    )
+    settings = Distill(objectives=[{"kind": "task"}])
+    trainee = Trainee(student, job.task, objectives.resolve(settings.objectives), settings, 0, batch, {})
     trainee.train()
     steps = []
     for _ in range(2):
