@@ -20,6 +20,8 @@ def make_unsigned(model: onnx.ModelProto) -> None:
     """
     from onnx import TensorProto, numpy_helper
 
+    from ..export.edit import drop_unused
+
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
     for node in model.graph.node:
@@ -41,10 +43,7 @@ def make_unsigned(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(tensors[moved])
         for each in (node, *back):
             each.input[2] = moved
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    drop_unused(model)
     moved_values = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     typed = [value for value in model.graph.value_info if value.name not in moved_values]
     del model.graph.value_info[:]

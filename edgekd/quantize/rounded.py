@@ -157,10 +157,12 @@ def _levels(low: float, high: float, symmetric: bool) -> tuple[np.float32, np.ui
 
 def _insert(model: onnx.ModelProto, levels: Mapping[str, tuple[np.float32, np.uint8]]) -> None:
     """Round each of the results to its levels."""
-    from onnx import NodeProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
+
+    from ..export.edit import set_nodes
 
     nodes = []
-    for node in (NodeProto.FromString(each.SerializeToString()) for each in model.graph.node):  # the list is made anew
+    for node in model.graph.node:
         for place, name in enumerate(node.input):
             if name in levels:
                 node.input[place] = f"{name}.dequantized"
@@ -172,5 +174,4 @@ def _insert(model: onnx.ModelProto, levels: Mapping[str, tuple[np.float32, np.ui
             by, stored = [f"{name}.scale", f"{name}.zero_point"], f"{name}.quantized"
             nodes.append(helper.make_node("QuantizeLinear", [name, *by], [stored], f"{name}.quantize"))
             nodes.append(helper.make_node("DequantizeLinear", [stored, *by], [f"{name}.dequantized"], f"{name}.dequantize"))
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    set_nodes(model, nodes)
