@@ -127,6 +127,8 @@ def test_a_runtime_that_fuses_the_function_gets_the_file_without_the_roundings(t
     kinds = [[node.op_type for node in onnx.load(file).graph.node] for file in (usual, fused)]
     assert kinds[0].count("QuantizeLinear") == kinds[1].count("QuantizeLinear") + 3
     assert computed(fused).heavy_float == 3
+    widths = [[t.dims[-1] for t in onnx.load(file).graph.initializer if t.dims[:2] == [1, 3]] for file in (usual, fused)]
+    assert widths == [[16, 16], [1, 1]]  # the normalisation's constants: of a row of the picture where channels come last
     before, after = (sqnr(net.in_torch(), run(file, net.images)) for file in (fused, usual))
     assert after > before - 4  # two roundings where there was one: 3 dB, were they alike
 
