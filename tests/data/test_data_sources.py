@@ -336,6 +336,21 @@ def test_fingerprints_do_not_depend_on_where_the_files_lie(put, tmp_path):
     assert found[0] == found[1]
 
 
+def test_the_same_data_mounted_again_is_the_same_and_only_more_than_is_read_goes_by_its_time(tmp_path, monkeypatch):
+    file, other = tmp_path / "pictures.parquet", bytearray(20_000_000)
+    file.write_bytes(other)
+    first = data.fingerprint(Data(source=str(file)))
+    os.utime(file, (1, 1))
+    assert data.fingerprint(Data(source=str(file))) == first
+    other[10_000_000] = 1
+    file.write_bytes(other)
+    assert data.fingerprint(Data(source=str(file))) != first
+    monkeypatch.setattr("edgekd.data.identity._READ_AT_MOST", 19_999_999)
+    large = data.fingerprint(Data(source=str(file)))
+    os.utime(file, (1, 1))
+    assert data.fingerprint(Data(source=str(file))) != large
+
+
 def test_a_split_fingerprint_follows_all_that_changes_its_pictures(tmp_path):
     source = Data(source=str(put_csv(tmp_path)))
     made = [
