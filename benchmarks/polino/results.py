@@ -43,8 +43,8 @@ PAPER = {
 """CIFAR-10, test accuracy in percent, as printed (arXiv:1802.05668, table 1)."""
 
 
-def collect(work: Path, data: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Read every finished cell under `work`, write results/DATA.json, print the table, return what was written."""
+def collect(work: Path, name: str, data: str, facts: Mapping[str, Any]) -> Path:
+    """Read every finished cell under `work`, write results/NAME.json, print the table, return the file."""
     found = []
     for file in sorted(work.glob("*/seed*/*/result.json")):
         cell, seed, student = (
@@ -58,13 +58,13 @@ def collect(work: Path, data: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         told["best_epochs"] = [t["best_epoch"] for t in trainings]
         told["validation"] = [round(t["best_validation"], 4) for t in trainings]
         found.append({"student": student, "seed": seed, "cell": cell, **{k: v for k, v in told.items() if k != "key"}})
-    out = HERE / "results" / f"{data}.json"
+    out = HERE / "results" / f"{name}.json"
     out.parent.mkdir(exist_ok=True)
     command = f"python benchmarks/polino/run.py {' '.join(sys.argv[1:])}"
     made = {"schema": 1, "data": data, "command": command, **facts, "environment": host.describe(), "cells": found}
     out.write_text(json.dumps(made, indent=1) + "\n")
     print(table(made))
-    return made
+    return out
 
 
 def scores(made: Mapping[str, Any], student: str, cell: str) -> list[float]:

@@ -52,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    results.collect(bench.work, options.data, bench.facts())
+    file = results.collect(bench.cells, bench.name, options.data, bench.facts())
+    try:
+        import plot
+    except ImportError:
+        say("no plot: it needs matplotlib")
+    else:
+        say(f"written: {file}, {plot.draw(file)}")
     return 0
 
 
@@ -61,6 +67,10 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.work = options, options.work / options.data
+        length = (
+            "" if options.epochs == 1 else f"x{options.epochs:g}"
+        )  # trainings of another length have a folder and results of their own
+        self.cells, self.name = self.work / length, "-".join(filter(None, (options.data, length)))
         settings = [f"data.source={options.source}"] if options.source else []
         settings += ["distill.views=" + str(options.views)] if options.views else []
         self.recipe = recipe.load(HERE / f"{options.data}.yaml", settings)
@@ -80,7 +90,7 @@ class Bench:
 
     def student(self, name: str, seed: int) -> None:
         """Do all cells of a student and a seed (of its first weights; the order of the samples and their views are shared)."""
-        home = self.work / name / f"seed{seed}"
+        home = self.cells / name / f"seed{seed}"
         fresh = self._fresh(name, seed)
         wanted = self.options.only
         for start, objectives in (("normal", (recipe.TaskLoss(),)), ("distilled", None)):
