@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import data, host, imported, imports, quantize, run_folder
+from . import data, host, imported, imports, plugins, quantize, run_folder
 from .backends import backend_of, packages_of
 from .errors import BadInput, Missing
 from .names import nearest
@@ -150,7 +150,7 @@ def without(targets: Iterable[Target], refused: Collection[str]) -> str:
 def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -> Plan:
     """Lay out `edgekd train`: an ordinary supervised run for the teacher or the student."""
     model = getattr(recipe, role)
-    if recipe.task == "text-embedding":
+    if recipe.like == "text-embedding":
         raise BadInput("text-embedding learns from a teacher alone, without labels: use `edgekd distill`")
     if model is None:
         raise BadInput(f"the recipe has no {role} to train: add `{role}: {{model: ...}}`, or give --model")
@@ -159,7 +159,7 @@ def plan_training(recipe: Recipe, out: Path, role: str, recipe_file: str = "") -
         adapter_base.check(model.model_copy(update={"weights": None}), "train.lora")
     made = fingerprint(
         "train", role, *_adapters(recipe.train.lora, model.adapter), _settings(recipe.train), data.fingerprint(recipe.data, recipe.reads_text), model_fingerprint(model.model_copy(update={"weights": None})),
-        _plain(recipe.preprocess), recipe.seed, _code("model"),
+        _plain(recipe.preprocess), recipe.seed, _code("model"), *_task(recipe)[1:],
     )  # fmt: skip
     return Plan(recipe, out, (), (Step("train", "model", made),), (), recipe_file, "train", roles={"train": role})
 
@@ -189,7 +189,7 @@ def _steps(
     recipe: Recipe, out: Path, targets: tuple[Target, ...], refusals: Iterable[Refusal], inputs: dict[str, str | None]
 ) -> Iterable[Step]:
     samples, teacher = inputs["data"], inputs["teacher"]
-    shared = [samples, _plain(recipe.preprocess), recipe.seed, recipe.task]
+    shared = [samples, _plain(recipe.preprocess), recipe.seed, *_task(recipe)]
     distill = recipe.distill
     if distill and any(o.kind != "task" for o in distill.objectives) and distill.teacher == "cached":
         outputs = sorted(getattr(o, "teacher", o.kind) for o in distill.objectives if o.kind != "task")
@@ -358,4 +358,10 @@ def _plain(model: Any) -> Any:
 
 def _settings(training: Any) -> Any:
     """The training settings that change the result: how often to save does not."""
-    return training.model_dump(mode="json", exclude={"checkpoint_minutes"})
+    settings = training.model_dump(mode="json", exclude={"checkpoint_minutes"})
+    others = plugins.versions(plugins.OBJECTIVES, [goal.kind for goal in getattr(training, "objectives", ())])
+    return {**settings, "others": others} if others else settings
+
+
+def _task(recipe: Recipe) -> list[str]:
+    return [recipe.task, *plugins.versions(plugins.TASKS, [recipe.task])]

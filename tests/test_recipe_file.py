@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -295,7 +294,7 @@ def test_a_wrong_setting_is_named(write, setting, part):
 
 
 def test_an_installed_objective_takes_finite_numbers_alone(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: SimpleNamespace(names={"mine"}))
+    monkeypatch.setattr("edgekd.plugins.found", lambda group: {"mine": None})
     assert recipe.Installed(kind="mine", weight=0.5, tau=2.0).model_extra == {"tau": 2.0}
     for wrong in ({"weight": float("inf")}, {"tau": float("nan")}, {"taus": [1.0, float("-inf")]}):
         with pytest.raises(ValidationError, match="finite"):

@@ -9,11 +9,12 @@ import importlib
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from .. import plugins
 
 if TYPE_CHECKING:
     from ..export.graph import Arrays, Graph
@@ -30,7 +31,6 @@ BACKENDS = {
     "coreml": "edgekd.backends.coreml",
     "web": "edgekd.backends.web",
 }
-GROUP = "edgekd.backends"
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ class Backend(Protocol):
 
 def names() -> list[str]:
     """Return the names of all backends, those of other packages included."""
-    return [*BACKENDS, *(name for name in _others() if name not in BACKENDS)]
+    return [*BACKENDS, *(name for name in plugins.found(plugins.BACKENDS) if name not in BACKENDS)]
 
 
 def backend_of(name: str) -> Backend:
     """Return the backend of that name. Raises KeyError for an unknown one."""
-    return importlib.import_module(BACKENDS[name]) if name in BACKENDS else _others()[name].load()
+    return importlib.import_module(BACKENDS[name]) if name in BACKENDS else plugins.found(plugins.BACKENDS)[name].load()
 
 
 def refuses_network(name: str, graph: Graph, target: Target) -> str | None:
@@ -150,8 +150,3 @@ def packages_of(name: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "-"
     return found
-
-
-@cache
-def _others() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}

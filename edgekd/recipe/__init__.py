@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from .. import tasks
+from ..names import nearest
 from .data import Data, Model, Pairs, Preprocess
 from .judging import Bench, Gate
 from .strict import Strict
@@ -57,7 +59,7 @@ _READ_BY = {
 class Recipe(Strict):
     """A teacher, data and the devices you ship to."""
 
-    task: Literal["image-classification", "text-embedding", "causal-lm", "seq2seq-lm"] = "image-classification"
+    task: str = "image-classification"
     data: Data
     teacher: Model | None = None
     student: Model
@@ -71,9 +73,14 @@ class Recipe(Strict):
     seed: int = Field(0, ge=0, lt=2**31)
 
     @property
+    def like(self) -> str:
+        """The task of our own whose keys it may have: its own, or what one of another package says."""
+        return tasks.like(self.task)
+
+    @property
     def reads_text(self) -> bool:
         """Whether its samples are text, not pictures."""
-        return self.task in TEXT
+        return self.like in TEXT
 
     @property
     def student_is_trained(self) -> bool:
@@ -84,7 +91,7 @@ class Recipe(Strict):
     def teaching(self) -> Distill:
         """What variants are trained by, before their own changes: `distill`, or what stands for it in a recipe without."""
         as_train = {name: getattr(self.train, name) for name in Training.model_fields}
-        return self.distill or Distill(**as_train, teacher="live", objectives=OBJECTIVES[self.task])
+        return self.distill or Distill(**as_train, teacher="live", objectives=OBJECTIVES[self.like])
 
     @model_validator(mode="before")
     @classmethod
@@ -94,10 +101,18 @@ class Recipe(Strict):
             values = _like_the_teacher(values)
         distill = values.get("distill") if isinstance(values, dict) else None
         if isinstance(distill, dict):
-            task = str(values.get("task", "image-classification"))
+            task = values.get("task", "image-classification")
+            task = tasks.like(task) if task in tasks.names() else ""
             usual = {"objectives": OBJECTIVES.get(task, ())} | ({"teacher": "live"} if task in LANGUAGE_MODELS else {})
             return {**values, "distill": {**distill, **{key: value for key, value in usual.items() if key not in distill}}}
         return values
+
+    @field_validator("task")
+    @classmethod
+    def _is_there(cls, value: str) -> str:
+        if value not in tasks.names():
+            raise ValueError(f"unknown task `{value}`{nearest(value, tasks.names())}; there are {', '.join(tasks.names())}")
+        return value
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -115,7 +130,7 @@ class Recipe(Strict):
                 raise ValueError(f"objective `{needing[0]}` needs a teacher: add `teacher: {{model: ...}}`")
         if reason := _without_effect(self) or (_unlike_text(self) if self.reads_text else None):
             raise ValueError(reason)
-        if self.task in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
+        if self.like in LANGUAGE_MODELS and self.distill and self.distill.teacher == "cached":
             raise ValueError(
                 "distill.teacher: cached: a language model's logits (a number for each token of the vocabulary at each place of the "
                 "text) are too many to keep: set distill.teacher: live"
@@ -125,12 +140,12 @@ class Recipe(Strict):
 
 def _without_effect(recipe: Recipe) -> str | None:
     """Name a key that is given, and that the task does not read; None where there is none."""
-    for key, tasks in _READ_BY.items():
+    for key, readers in _READ_BY.items():
         name, part = key.split(".")
         section = getattr(recipe, name)
         given = section is not None and getattr(section, part) != type(section).model_fields[part].default
-        if given and recipe.task not in tasks:
-            return f"{key}: a recipe for {recipe.task} does not read it (those for {', '.join(tasks)} do): leave it out"
+        if given and recipe.like not in readers:
+            return f"{key}: a recipe for {recipe.task} does not read it (those for {', '.join(readers)} do): leave it out"
     return None
 
 
@@ -140,7 +155,7 @@ def _unlike_text(recipe: Recipe) -> str | None:
         return "preprocess: is for pictures; a model that reads text brings its tokenizer (`tokenizer` names another)"
     if recipe.distill and recipe.distill.augment != Augment():
         return "distill.augment: is for pictures, and this task reads text: leave it out"
-    if recipe.task != "text-embedding":
+    if recipe.like != "text-embedding":
         return None
     if recipe.data.pairs is None:
         return (

@@ -109,11 +109,10 @@ class Installed(BaseModel):
 
     @model_validator(mode="after")
     def _is_there(self) -> Self:
-        from importlib.metadata import entry_points
-
+        from .. import plugins
         from ..names import nearest
 
-        known = [*KINDS, *entry_points(group="edgekd.objectives").names]
+        known = [*KINDS, *plugins.found(plugins.OBJECTIVES)]
         if self.kind not in known:
             raise ValueError(f"unknown kind `{self.kind}`{nearest(self.kind, known)}; there are {', '.join(known)}")
         refuse_infinities(self.model_extra)

@@ -1,4 +1,7 @@
-"""Tasks: what differs between domains, one file each; a new one is a file plus a line here."""
+"""Tasks: what differs between domains, one file each; a new one is a file plus a line here.
+
+Other packages add theirs through the entry point group `edgekd.tasks`: NAME = "module", whose TASK it is.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from .. import plugins
+from ..errors import BadInput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
 
     from ..data import Split, Splits
@@ -48,6 +53,8 @@ class Task(Protocol):
 
     outputs: what forward() returns, as objectives may read it; anything else that they name is a layer. unit: what samples are.
     It may have `facts(evaluation, split) -> {name: number}` too, what a person is told beside the metric (perplexity, BLEU).
+    One of another package has `like`, too: the task here whose keys a recipe for it may have, and whose objectives it learns by
+    where the recipe does not say.
     """
 
     name: str
@@ -95,6 +102,27 @@ class Task(Protocol):
         """
 
 
+def names() -> list[str]:
+    """Return the names of all tasks, those of other packages included."""
+    return [*TASKS, *(name for name in plugins.found(plugins.TASKS) if name not in TASKS)]
+
+
 def task_of(name: str) -> Task:
-    """Return the task of that name."""
-    return importlib.import_module(TASKS[name]).TASK
+    """Return the task of that name. Raises KeyError for an unknown one."""
+    module = importlib.import_module(TASKS[name]) if name in TASKS else plugins.found(plugins.TASKS)[name].load()
+    return module.TASK
+
+
+def like(name: str) -> str:
+    """Return the task here whose recipe one of that name has: itself, or what a task of another package says.
+
+    Raises BadInput where that one does not say.
+    """
+    if name in TASKS:
+        return name
+    said = getattr(task_of(name), "like", None)
+    if said not in TASKS:
+        raise BadInput(
+            f"task `{name}` (of {', '.join(plugins.versions(plugins.TASKS, [name]))}) must have `like`, one of {', '.join(TASKS)}"
+        )
+    return said

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import other_package
 import pytest
 
-from edgekd import backends
+from edgekd import backends, plugins
 from edgekd.backends import onnxruntime
 from edgekd.export import artifact as artifacts
 from edgekd.quantize import make
@@ -74,18 +75,13 @@ TARGET = 'title = "A toy"\nbackend = "toy"\ndevice = "toy"\nstores = ["fp32"]\n[
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Install a package `toy_runtime` that announces a backend, as pip does; return a target file that names it."""
-    site = tmp_path / "site"
-    told = site / "toy_runtime-1.0.dist-info"
-    told.mkdir(parents=True)
-    (site / "toy_runtime.py").write_text(TOY)
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-runtime\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text("[edgekd.backends]\ntoy = toy_runtime\n")
+    site = other_package.put(tmp_path / "site", "toy_runtime", TOY, plugins.BACKENDS, "toy")
     monkeypatch.syspath_prepend(str(site))
-    backends._others.cache_clear()
+    plugins.found.cache_clear()
     file = tmp_path / "toy-board.toml"
     file.write_text(TARGET)
     yield file
-    backends._others.cache_clear()
+    plugins.found.cache_clear()
     sys.modules.pop("toy_runtime", None)
 
 
@@ -133,6 +129,6 @@ def test_what_a_toy_backend_computes_is_judged(toy, trained, tmp_path):
 
 def test_without_the_package_its_targets_are_refused(toy, monkeypatch):
     monkeypatch.setattr(sys, "path", [part for part in sys.path if part != str(toy.parent / "site")])
-    backends._others.cache_clear()
+    plugins.found.cache_clear()
     with pytest.raises(Exception, match="no backend `toy`"):
         load_target(str(toy))

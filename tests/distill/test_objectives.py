@@ -144,13 +144,7 @@ def installed(monkeypatch):
         def load():
             return OfAnotherPackage
 
-    class Points(list):
-        names = ("square",)
-
-    monkeypatch.setattr(
-        "importlib.metadata.entry_points", lambda group: Points([Point]) if group == "edgekd.objectives" else Points()
-    )
-    monkeypatch.setattr(objectives, "entry_points", lambda group: Points([Point]))
+    monkeypatch.setattr("edgekd.plugins.found", lambda group: {"square": Point} if group == "edgekd.objectives" else {})
 
 
 def test_an_objective_of_another_package(installed):

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
+from ... import plugins
 from ...errors import BadInput
 from ...names import nearest
 
@@ -99,7 +99,7 @@ def resolve(configs: tuple[Any, ...]) -> list[Objective]:
 def _module(kind: str) -> Any:
     if kind in OBJECTIVES:
         return importlib.import_module(OBJECTIVES[kind])
-    installed = {point.name: point for point in entry_points(group="edgekd.objectives")}
+    installed = plugins.found(plugins.OBJECTIVES)
     if kind not in installed:
         known = [*OBJECTIVES, *installed]
         raise BadInput(f"no objective `{kind}`{nearest(kind, known)}; there are {', '.join(known)}")
