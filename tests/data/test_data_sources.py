@@ -131,6 +131,14 @@ def test_a_folder_of_parquet_files_named_by_split(tmp_path):
     assert len(splits.train) + len(splits.validation) == 2 * COUNT
 
 
+def test_damaged_parquet_is_told_by_us_alone(tmp_path, caplog, capfd):
+    file = put_plain_parquet(tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BadInput, match=r"table\.parquet: cannot be read as parquet \(.+\)$"):
+        data.load(Data(source=str(file)), None, 0)
+    assert (caplog.records, *capfd.readouterr()) == ([], "", "")
+
+
 def test_a_dataset_of_the_hub(monkeypatch, tmp_path):
     import datasets
 

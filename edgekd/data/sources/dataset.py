@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,16 +43,21 @@ def records_of(dataset: Dataset, data: Data, where: str) -> Records:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` out of the terminal; edgekd shows its own."""
+def quiet(warns: bool = False) -> Iterator[None]:
+    """Keep what `datasets` prints out of the terminal: edgekd shows bars of its own, and errors come as exceptions.
+
+    warns: keep its warnings, such as that the hub cannot be reached and a copy was taken.
+    """
     import datasets
 
-    shown = not datasets.are_progress_bars_disabled()
+    shown, level = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(level if warns else logging.CRITICAL)
     if shown:
         datasets.disable_progress_bars()
     try:
         yield
     finally:
+        datasets.logging.set_verbosity(level)
         if shown:
             datasets.enable_progress_bars()
 

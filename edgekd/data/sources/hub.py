@@ -45,7 +45,7 @@ def load(data: Data | Pairs) -> DatasetDict:
 
     prefer_cache_when_unreachable()
     try:
-        with quiet():
+        with quiet(warns=True):
             return datasets.load_dataset(data.source, data.config)
     except Exception as error:  # datasets raises anything from ValueError to its own and requests' errors here
         raise BadInput(
