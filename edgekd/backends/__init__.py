@@ -111,7 +111,7 @@ def names() -> list[str]:
 
 def backend_of(name: str) -> Backend:
     """Return the backend of that name. Raises KeyError for an unknown one."""
-    return importlib.import_module(BACKENDS[name]) if name in BACKENDS else plugins.found(plugins.BACKENDS)[name].load()
+    return importlib.import_module(BACKENDS[name]) if name in BACKENDS else plugins.load(plugins.BACKENDS, name)
 
 
 def refuses_network(name: str, graph: Graph, target: Target) -> str | None:

@@ -109,7 +109,7 @@ def names() -> list[str]:
 
 def task_of(name: str) -> Task:
     """Return the task of that name. Raises KeyError for an unknown one."""
-    module = importlib.import_module(TASKS[name]) if name in TASKS else plugins.found(plugins.TASKS)[name].load()
+    module = importlib.import_module(TASKS[name]) if name in TASKS else plugins.load(plugins.TASKS, name)
     return module.TASK
 
 

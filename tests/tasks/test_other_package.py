@@ -14,7 +14,7 @@ import other_package
 import pytest
 
 from edgekd import data, plugins, recipe
-from edgekd.errors import BadInput
+from edgekd.errors import BadInput, Missing
 from edgekd.plan import plan
 from edgekd.tasks import image_classification
 
@@ -75,6 +75,12 @@ def test_one_that_does_not_say_what_it_is_like_is_named(installed):
     with pytest.raises(
         BadInput, match=r"task `graded` \(of graded-pictures 1\.0\) must have `like`, one of image-classification"
     ):
+        recipe.load("models/digits", SETTINGS)
+
+
+def test_one_that_cannot_be_imported_is_named(installed):
+    installed("import no_such_thing")
+    with pytest.raises(Missing, match=r"graded-pictures 1\.0 announces `graded` .* cannot be imported .*no_such_thing"):
         recipe.load("models/digits", SETTINGS)
 
 

@@ -99,8 +99,7 @@ def resolve(configs: tuple[Any, ...]) -> list[Objective]:
 def _module(kind: str) -> Any:
     if kind in OBJECTIVES:
         return importlib.import_module(OBJECTIVES[kind])
-    installed = plugins.found(plugins.OBJECTIVES)
-    if kind not in installed:
-        known = [*OBJECTIVES, *installed]
+    known = [*OBJECTIVES, *plugins.found(plugins.OBJECTIVES)]
+    if kind not in known:
         raise BadInput(f"no objective `{kind}`{nearest(kind, known)}; there are {', '.join(known)}")
-    return installed[kind].load()
+    return plugins.load(plugins.OBJECTIVES, kind)
