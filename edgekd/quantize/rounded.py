@@ -7,6 +7,7 @@ weights that it expands at every call. Products of matrices need no such roundin
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -44,8 +45,8 @@ def round_results(model: onnx.ModelProto, batches: Iterable[Arrays], symmetric: 
     """
     names = unrounded(model)
     if names:
-        seen = _seen(model, names, batches)
-        ranges = {name: _that_counts(model, name, low, high) for name, (low, high) in seen.items()}
+        functions = _functions(model, names)
+        ranges = {name: _that_counts(functions[name], name, *ends) for name, ends in _seen(model, names, batches).items()}
         _insert(model, {name: _levels(low, high, symmetric) for name, (low, high) in ranges.items()})
     return len(names)
 
@@ -57,7 +58,7 @@ def unrounded(model: onnx.ModelProto) -> list[str]:
     outputs = {value.name for value in model.graph.output}
 
     def leaves(name: str) -> bool:
-        moves = (node for node in readers[name] if node.op_type in _MOVES)
+        moves = (node for node in readers[name].values() if node.op_type in _MOVES)
         return name in outputs or any(leaves(result) for node in moves for result in node.output)
 
     found = []
@@ -66,19 +67,20 @@ def unrounded(model: onnx.ModelProto) -> list[str]:
             made_of_integers.update(node.output)
         if node.op_type != "Conv" or not made_of_integers.issuperset(node.input[:2]) or leaves(node.output[0]):
             continue
-        after = readers[node.output[0]]
+        after = list(readers[node.output[0]].values())
         if len(after) == 1 and after[0].op_type in _FUSED:
-            after = readers[after[0].output[0]]
+            after = list(readers[after[0].output[0]].values())
         if any(reader.op_type != "QuantizeLinear" for reader in after):
             found.append(node.output[0])
     return found
 
 
-def _readers(model: onnx.ModelProto) -> Mapping[str, list[onnx.NodeProto]]:
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.graph.node:
+def _readers(model: onnx.ModelProto) -> Mapping[str, dict[int, onnx.NodeProto]]:
+    """Return what reads each tensor, by its place in the file."""
+    readers: dict[str, dict[int, onnx.NodeProto]] = defaultdict(dict)
+    for place, node in enumerate(model.graph.node):
         for name in node.input:
-            readers[name].append(node)
+            readers[name][place] = node
     return readers
 
 
@@ -107,13 +109,15 @@ def _seen(model: onnx.ModelProto, names: list[str], batches: Iterable[Arrays]) -
     return found
 
 
-def _that_counts(model: onnx.ModelProto, name: str, low: float, high: float) -> tuple[float, float]:
+def _that_counts(functions: Any, name: str, low: float, high: float) -> tuple[float, float]:
     """Return the part of a range outside which the functions that read the result are flat, to a quarter of a level of their own."""
-    functions = _functions(model, name)
     if functions is None or low == high:
         return low, high
     points = np.linspace(low, high, _POINTS, dtype=np.float32)
-    curves = np.stack([np.ravel(curve) for curve in functions.run(None, {name: points})])
+    with np.errstate(all="ignore"):  # exponentials overflow where other branches of a function count
+        curves = np.stack([np.ravel(curve) for curve in functions.run(None, {name: points})])
+    if not np.isfinite(curves).all():
+        return low, high
     first, last = _flat(curves) - 1, _POINTS - _flat(curves[:, ::-1])
     return (min(float(points[first]), 0.0), max(float(points[last]), 0.0)) if first < last else (low, high)
 
@@ -124,27 +128,38 @@ def _flat(curves: np.ndarray) -> int:
     return int((so_far <= np.ptp(curves, axis=1, keepdims=True) / 1020).all(axis=0).sum())
 
 
-def _functions(model: onnx.ModelProto, name: str) -> Any:
-    """Return an evaluator of what depends on a result and on constants alone, number by number; None where it is read as it is."""
+def _functions(model: onnx.ModelProto, names: list[str]) -> dict[str, Any]:
+    """Return of each result an evaluator of what depends on it and on constants alone, number by number; None where it is read as it is."""
     from onnx import TensorProto, helper
     from onnx.reference import ReferenceEvaluator
 
-    single = {tensor.name: tensor for tensor in model.graph.initializer if np.prod(tensor.dims) == 1}
-    inside, nodes, left = {name}, [], set()
-    for node in model.graph.node:
-        known = [value for value in node.input if value in inside]
-        alone = all(value in inside or value in single for value in node.input if value)
-        if known and alone and node.op_type in _OF_ONE | _OF_TWO:
-            nodes.append(node)
-            inside.update(node.output)
-        else:
-            left.update(known)
-    if not nodes or name in left:
-        return None
-    ends = [helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in (name, *sorted(left))]
-    used = {value: single[value] for node in nodes for value in node.input if value in single}
-    graph = helper.make_graph(nodes, "functions", ends[:1], ends[1:], list(used.values()))
-    return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version))
+    single = {tensor.name: tensor for tensor in model.graph.initializer if math.prod(tensor.dims) == 1}
+    outputs = {value.name for value in model.graph.output}
+    readers = _readers(model)
+    found = dict.fromkeys(names)
+    for name in names:
+        inside, nodes, left, waiting = {name}, [], set(), dict(readers[name])
+        while waiting:
+            node = waiting.pop(min(waiting))  # in the order of the file: what it reads is known before it
+            known = [value for value in node.input if value in inside]
+            alone = all(value in inside or value in single for value in node.input if value)
+            if alone and node.op_type in _OF_ONE | _OF_TWO and not node.domain:
+                nodes.append(node)
+                inside.update(node.output)
+                for value in node.output:
+                    waiting.update(readers[value])
+            else:
+                left.update(known)
+        left |= inside & outputs
+        if not left or name in left:
+            continue
+        ends = [helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in (name, *sorted(left))]
+        used = {value: single[value] for node in nodes for value in node.input if value in single}
+        graph = helper.make_graph(nodes, "functions", ends[:1], ends[1:], list(used.values()))
+        found[name] = ReferenceEvaluator(
+            helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        )
+    return found
 
 
 def _levels(low: float, high: float, symmetric: bool) -> tuple[np.float32, np.uint8]:
