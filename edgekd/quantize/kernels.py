@@ -73,7 +73,7 @@ def widen(model: onnx.ModelProto, names: list[str]) -> None:
             constant = numpy_helper.to_array(tensors[name])
             if constant.size == 1 or constant.shape[-3:] != (shape[1], 1, 1):
                 continue
-            wide = f"{name}.wide"
+            wide = f"{name}.wide.{shape[3]}"
             if wide not in tensors:
                 row = np.ascontiguousarray(np.broadcast_to(constant, (*constant.shape[:-1], shape[3])))
                 tensors[wide] = numpy_helper.from_array(row, wide)

@@ -89,6 +89,23 @@ def test_constants_a_channel_become_as_wide_as_the_picture(tmp_path):
     assert shapes == [(1, 3, 1, 6), (3, 1, 6), (), (1, 3, 1, 1)]
 
 
+def test_pictures_of_two_widths_share_a_constant():
+    mean = np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1)
+    nodes = [
+        helper.make_node("Sub", ["x", "mean"], ["y"], "first"),
+        helper.make_node("Slice", ["x", "start", "end", "axes"], ["left"], "cut"),
+        helper.make_node("Sub", ["left", "mean"], ["z"], "second"),
+    ]
+    told = {"mean": mean, "start": [0], "end": [2], "axes": [3]}
+    model = model_of(nodes, told, ["n", 3, 4, 6], ["n", 3, 4, 6])
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 3, 4, 2]))
+    widen(model, ["first", "second"])
+    made = constants_of(model)
+    rows = [made[node.input[1]] for node in model.graph.node if node.op_type == "Sub"]
+    assert [row.shape for row in rows] == [(1, 3, 1, 6), (1, 3, 1, 2)]
+    assert all(np.array_equal(row, np.repeat(mean, row.shape[3], axis=3)) for row in rows)
+
+
 def test_constants_stay_where_the_width_is_not_known():
     told = {"mean": np.zeros((1, 3, 1, 1), np.float32)}
     model = model_of([helper.make_node("Sub", ["x", "mean"], ["y"], "centre")], told, ["n", 3, "h", "w"], ["n", 3, "h", "w"])
