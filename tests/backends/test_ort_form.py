@@ -75,6 +75,7 @@ def test_a_form_that_computes_otherwise_does_not_ship_and_the_file_says_so(step,
     assert list(made.graph.node) == list(model.graph.node)
     onnx.save(made, tmp_path / "model.onnx")
     assert says in ort_form.told(tmp_path / "model.onnx")["step"]
+    assert ort_form.formed(model, {"step": step}, backend.load) == made  # byte by byte the same file each time
 
 
 def test_where_nothing_is_found_nothing_is_touched():
