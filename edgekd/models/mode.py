@@ -26,9 +26,12 @@ def without_dropout(net: nn.Module) -> None:
     """Let a network in training mode compute what it computes in evaluation: no dropout, stochastic depth, layer drop or jitter.
 
     Every module leaves training mode, since dropout is also a function that asks its module's mode. Those stay in it whose statistics
-    go on with the batches (BatchNorm) and parametrizations (quantizers that round at random, spectral_norm).
+    go on with the batches (BatchNorm), parametrizations (quantizers that round at random, spectral_norm), and recurrent layers, which
+    lose their dropout instead: cuDNN has no gradient of them in evaluation.
     """
     kept = {id(inner) for module in net.modules() if isinstance(module, ParametrizationList) for inner in module.modules()}
     for module in net.modules():
-        if not isinstance(module, _NormBase) and id(module) not in kept:
+        if isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+        elif not isinstance(module, _NormBase) and id(module) not in kept:
             module.training = False

@@ -55,6 +55,17 @@ def test_a_networks_stochastic_depth_is_off_too():
         torch.testing.assert_close(net(x), wanted)
 
 
+def test_recurrent_layers_stay_in_training_without_dropout():
+    """cuDNN refuses the gradient of one in evaluation: "cudnn RNN backward can only be called in training mode"."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.LSTM(8, 8, num_layers=2, dropout=0.5)), torch.randn(5, 4, 8)
+    wanted = net.eval()(x)[0]
+    assert not torch.equal(net.train()(x)[0], wanted)
+    without_dropout(net)
+    assert [module.training for module in net.modules()] == [False, True]
+    torch.testing.assert_close(net(x)[0], wanted)
+
+
 def test_parametrizations_stay_in_training():
     net = nn.Sequential(nn.Linear(40, 40, bias=False), nn.Dropout(0.5), spectral_norm(nn.Linear(40, 40)))
     parametrize.register_parametrization(net[0], "weight", MinMax(40, 2, stochastic=True))
