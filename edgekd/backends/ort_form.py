@@ -81,9 +81,7 @@ def _departs(plain: onnx.ModelProto, made: onnx.ModelProto, load: Callable[..., 
                 session = load(file, exact=name == "plain")
                 made_of = [session.run(inputs) for inputs in trials(interface(file)["inputs"])]
             except Exception as error:  # of the binding, which share no base
-                why = first_line(error).replace(f"{folder}/", "")[
-                    :200
-                ]  # the folder is another one each time, and this is shipped
+                why = first_line(error).replace(f"{folder}/", "")[:200]  # the folder's name changes, the file must not
                 return f"{'left as it was' if name == 'formed' else 'not tried'}: the {name} graph does not run ({why})"
             outputs.append({f"{key} of call {n}": value for n, call in enumerate(made_of) for key, value in call.items()})
     near = compare(*outputs)

@@ -212,7 +212,7 @@ def _static(
                 ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
                 advanced_parameters=advanced,
             )
-    except (AttributeError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
+    except (AttributeError, IndexError, nncf.InternalError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
         raise BadInput(
             f"quantize `{config.name}`: NNCF cannot quantize this graph's activations ({type(error).__name__}: {first_line(error)}): "
             "leave `activations` out, or use method dynamic"

@@ -49,6 +49,29 @@ def test_it_can_be_read_back(trained, tmp_path):
     assert again.size_bytes == made.graphs["model"].stat().st_size
 
 
+def test_a_graph_that_nncf_stumbles_over_is_one_message(tmp_path):
+    """It looks for the shape of what a convolution reads, and has none for a constant's."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4, 4, 4]) for name in ("x", "y")]
+    told = {"w": np.ones((4, 4, 1, 1), np.float32), "b": np.ones(4, np.float32), "c": np.ones((1, 4, 4, 4), np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["c", "w", "b"], ["one"], "of a constant"),
+        helper.make_node("Conv", ["x", "w", "b"], ["other"], "of the input"),
+        helper.make_node("Add", ["one", "other"], ["y"], "sum"),
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in told.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    batches = [{"x": np.ones((2, 4, 4, 4), np.float32)}]
+    with pytest.raises(BadInput, match="NNCF cannot quantize this graph's activations"):
+        make(
+            VariantRecipe(**W8A8),
+            Job({"model": tmp_path / "model.onnx"}, (), lambda name, settings: batches),
+            tmp_path / "made",
+        )
+
+
 def test_the_overflow_fix_keeps_weights_to_7_bits(trained, tmp_path):
     made = make(VariantRecipe(**W8A8, calibration={"overflow_fix": "on"}), trained.job, tmp_path)
     weights = [w for w in stored(made.graphs["model"]).values() if w.dtype == np.int8 and w.ndim > 1 and w.shape[1] > 1]
