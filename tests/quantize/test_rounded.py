@@ -176,6 +176,36 @@ def test_what_the_graph_gives_is_not_rounded_anew(tmp_path):
     assert rounded.unrounded(model) == []
 
 
+def test_where_rounding_costs_too_much_convolutions_stay_as_nncf_has_them(tmp_path):
+    """Channels of sizes from 0.01 to 10 that are normalised one by one: one scale for all keeps nothing of the small ones."""
+    rng = np.random.default_rng(0)
+    first, last = (rng.normal(size=(8, 8, 3, 3)).astype(np.float32) / 9 for _ in range(2))
+    first *= np.logspace(-2, 1, 8, dtype=np.float32).reshape(8, 1, 1, 1)
+    constants = {"first": first, "last": last, "ones": np.ones(8, np.float32), "zeros": np.zeros(8, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["image", "first"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("InstanceNormalization", ["a", "ones", "zeros"], ["b"], "norm"),
+        helper.make_node("Conv", ["b", "last"], ["logits"], "last", pads=[1] * 4),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8, 12, 12]) for name in ("image", "logits")]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), tmp_path / "model.onnx")
+    images = rng.normal(size=(8, 8, 12, 12)).astype(np.float32)
+    made = make(
+        INT8,
+        Job({"model": tmp_path / "model.onnx"}, (ONNX_RUNTIME,), lambda name, settings: [{"image": images}]),
+        tmp_path / "m",
+    )
+    x = functional.instance_norm(functional.conv2d(torch.from_numpy(images), torch.from_numpy(first), padding=1))
+    expected = functional.conv2d(x, torch.from_numpy(last), padding=1).numpy()
+    assert sqnr(expected, run(made.graphs["model"], images)) > 25
+    facts = made.facts["nodes"]["model"]
+    assert facts["rounded"] == 0
+    assert facts["left_unrounded"]["convolutions"] == 1
+    assert facts["left_unrounded"]["sqnr_db"]["on"] < 10
+
+
 def quantized_by_hand(after, result, file, count=1):
     """x -> int8 -> Conv that takes it as it is -> `after`, as many times as told: the result of each Conv is a multiple of 0.1."""
     constants = {
