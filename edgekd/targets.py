@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import backends, host
-from .errors import BadInput, Missing
+from .errors import BadInput
 from .names import nearest
 from .resources import listing, resource
 
@@ -178,7 +178,7 @@ def load_target(name: str) -> Target:
     if (backend := told["backend"]) not in (known := backends.names()):
         raise BadInput(f"{file}: no backend `{backend}`{nearest(backend, known)}; there are {', '.join(known)}")
     _check(file, "limits.", told.get("limits", {}), _LIMITS)
-    if (options := _options(backend)) is not None:
+    if (options := getattr(backends.backend_of(backend), "OPTIONS", None)) is not None:
         _check(file, "options.", told.get("options", {}), options)
     told.setdefault("quantizer", getattr(backends.backend_of(backend), "QUANTIZER", ""))
     for key in _SCHEMES:
@@ -186,14 +186,6 @@ def load_target(name: str) -> Target:
     return Target(
         name=file.stem, file=str(file.resolve()) if own else name, fingerprint=hashlib.sha256(content).hexdigest(), **told
     )
-
-
-def _options(backend: str) -> Mapping[str, Kind] | None:
-    """Return the options that a backend takes; None from one that does not tell."""
-    try:
-        return getattr(backends.backend_of(backend), "OPTIONS", None)
-    except Exception as error:  # of another package, which may break in any way
-        raise Missing(f"backend `{backend}` cannot be imported here: {type(error).__name__}: {error}") from None
 
 
 def _check(file: Path, part: str, told: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from edgekd import backends, plugins
 from edgekd.backends import onnxruntime
+from edgekd.errors import Missing
 from edgekd.export import artifact as artifacts
 from edgekd.quantize import make
 from edgekd.recipe import Gate, VariantRecipe
@@ -125,6 +126,12 @@ def test_what_a_toy_backend_computes_is_judged(toy, trained, tmp_path):
     backends.backend_of("toy").ERROR = 1.0
     _, verdict = judged(trained, target, tmp_path)
     assert (verdict.status, verdict.lost_at) == ("failed", "runtime")
+
+
+def test_one_that_cannot_be_imported_is_named(toy):
+    (toy.parent / "site" / "toy_runtime.py").write_text("import no_such_thing")
+    with pytest.raises(Missing, match=r"toy-runtime 1\.0 announces `toy` .* cannot be imported .*no_such_thing"):
+        load_target(str(toy))
 
 
 def test_without_the_package_its_targets_are_refused(toy, monkeypatch):
