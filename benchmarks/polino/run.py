@@ -67,9 +67,8 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.work = options, options.work / options.data
-        length = (
-            "" if options.epochs == 1 else f"x{options.epochs:g}"
-        )  # trainings of another length have a folder and results of their own
+        # Trainings of another length have a folder and results of their own.
+        length = "" if options.epochs == 1 else f"x{options.epochs:g}"
         self.cells, self.name = self.work / length, "-".join(filter(None, (options.data, length)))
         settings = [f"data.source={options.source}"] if options.source else []
         settings += ["distill.views=" + str(options.views)] if options.views else []
