@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from edgekd import host
+from edgekd.errors import BadInput
 
 HERE = Path(__file__).parent
 ORDER = ("1M", "0.3M", "0.1M")
@@ -43,8 +44,12 @@ PAPER = {
 """CIFAR-10, test accuracy in percent, as printed (arXiv:1802.05668, table 1)."""
 
 
-def collect(work: Path, name: str, data: str, facts: Mapping[str, Any]) -> Path:
-    """Read every finished cell under `work`, write results/NAME.json, print the table, return the file."""
+def collect(work: Path, name: str, data: str, facts: Mapping[str, Any], add: bool = False) -> Path:
+    """Read every finished cell under `work`, write results/NAME.json, print the table, return the file.
+
+    add: keep the cells that stand in the file already and are not under `work`, such as other seeds. Raises BadInput where those
+    come of other settings.
+    """
     found = []
     for file in sorted(work.glob("*/seed*/*/result.json")):
         cell, seed, student = (
@@ -62,9 +67,37 @@ def collect(work: Path, name: str, data: str, facts: Mapping[str, Any]) -> Path:
     out.parent.mkdir(exist_ok=True)
     command = f"python benchmarks/polino/run.py {' '.join(sys.argv[1:])}"
     made = {"schema": 1, "data": data, "command": command, **facts, "environment": host.describe(), "cells": found}
+    if add and out.is_file():
+        made = joined(json.loads(out.read_text()), made, out)
     out.write_text(json.dumps(made, indent=1) + "\n")
     print(table(made))
     return out
+
+
+def joined(old: Mapping[str, Any], new: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Return the new results with the old cells that they lack. Each cell says its teacher's accuracy, `earlier` the older commands.
+
+    Raises BadInput where the settings differ.
+    """
+    other = [key for key in ("source", "samples", "distill", "epochs", "keep", "group") if not _agree(old[key], new[key])]
+    if other:
+        raise BadInput(
+            f"--add: {file} was made with other settings ({', '.join(other)}): its cells cannot stand beside these; "
+            "move that file away, or leave --add out to replace it"
+        )
+    before, now = ([{"teacher": round(made["teacher"]["accuracy"], 4)} | c for c in made["cells"]] for made in (old, new))
+    taught = {(c["student"], c["seed"]): c["teacher"] for c in now}
+    # Cells of one student and seed are compared with each other: they must have had one teacher.
+    kept = [c for c in before if taught.get((c["student"], c["seed"]), c["teacher"]) == c["teacher"]]
+    cells = {(c["student"], c["seed"], c["cell"]): c for c in (*kept, *now)}
+    return {**new, "earlier": [*old.get("earlier", []), old["command"]], "cells": [cells[at] for at in sorted(cells)]}
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Say whether settings are the same; one that edgekd did not have yet when the older were written says nothing."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[key], other[key]) for key in one.keys() & other.keys())
+    return bool(one == other)
 
 
 def scores(made: Mapping[str, Any], student: str, cell: str) -> list[float]:
@@ -72,11 +105,17 @@ def scores(made: Mapping[str, Any], student: str, cell: str) -> list[float]:
     return [100 * c["accuracy"] for c in made["cells"] if c["student"] == student and c["cell"] == cell]
 
 
+def distances(made: Mapping[str, Any], student: str, cell: str) -> dict[int, float]:
+    """Return seed -> T^2 KL to the teacher on the test samples, T = 2, in nats; of cells made before it was recorded, nothing."""
+    return {c["seed"]: c["kl"] for c in made["cells"] if c["student"] == student and c["cell"] == cell and "kl" in c}
+
+
 def table(made: Mapping[str, Any]) -> str:
     """Return Markdown: ours as mean over seeds (lowest to highest), the paper's beside where it is the same data."""
     students = [s for s in ORDER if any(c["student"] == s for c in made["cells"])]
+    taught = sorted({c.get("teacher", round(made["teacher"]["accuracy"], 4)) for c in made["cells"]})
     lines = [
-        f"teacher {100 * made['teacher']['accuracy']:.2f} %"
+        f"teacher{'s' * (len(taught) > 1)} {' and '.join(f'{100 * each:.2f}' for each in taught)} %"
         + (f" (paper {PAPER['teacher']})" if made["data"] == "cifar10" else ""),
         "",
     ]
@@ -89,7 +128,21 @@ def table(made: Mapping[str, Any]) -> str:
             lines.append(f"| | full precision, labels alone | {_cell(made, student, 'normal')} | | |")
         for method, label in LABELS.items():
             lines.append(f"| | {label} | " + " | ".join(_cell(made, student, f"{method}-{bits}") for bits in (2, 4, 8)) + " |")
-    return "\n".join([*lines, "", *sizes(made, students), "", *ablation(made, students), "", *checks(made, students)])
+    parts = (lines, far(made, students), sizes(made, students), ablation(made, students), checks(made, students))
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def far(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
+    """Return the table of distances from the teacher, which tell more than a count of right answers does; none where there are none."""
+    lines = ["| T^2 KL to the teacher, nats | full precision | 2 bit | 4 bit | 8 bit |", "|---|---|---|---|---|"]
+    for student in students:
+        whole = distances(made, student, "distilled")
+        for method, label in LABELS.items():
+            found = [distances(made, student, f"{method}-{bits}") for bits in (2, 4, 8)]
+            if any(found):
+                cells = [f"{mean(each.values()):.3f}" if each else "-" for each in (whole, *found)]
+                lines.append(f"| {student}, {label} ({len(whole)} seed{'s' * (len(whole) != 1)}) | " + " | ".join(cells) + " |")
+    return lines if len(lines) > 2 else []
 
 
 def sizes(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
@@ -148,12 +201,7 @@ def checks(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
     lines = []
     for student in students:
         for bits in (2, 4):
-            got = {m: mean(s) for m in (PM_TENSOR, PM_BUCKET, QD, DQ) if (s := scores(made, student, f"{m}-{bits}"))}
-            if len(got) == 4:
-                holds = min(got[QD], got[DQ]) > got[PM_BUCKET] > got[PM_TENSOR]
-                lines.append(
-                    f"- {student}, {bits} bit: QD, DQ > PM bucket > PM no bucket {'holds' if holds else 'DOES NOT HOLD'}"
-                )
+            lines += _ordering(made, student, bits)
             of_paper = PAPER[student]["distilled"] - PAPER[student][f"qd-{bits}"]  # type: ignore[index]
             for cell in ("qd", "qd+"):
                 for start, words in (("distilled", "the distilled student"), (f"control-{cell}", "its control")):
@@ -163,6 +211,31 @@ def checks(made: Mapping[str, Any], students: Iterable[str]) -> list[str]:
                             f"- {student}, {bits} bit: {cell} loses {mean(lost):.2f} to {words}, {said} the paper's QD ({of_paper:.1f})"
                         )
     return lines
+
+
+def _ordering(made: Mapping[str, Any], student: str, bits: int) -> list[str]:
+    """Return whether QD and DQ lie above PM bucket, and that above PM no bucket: in the mean, seed by seed, and by distance."""
+    cells = [f"{method}-{bits}" for method in (PM_TENSOR, PM_BUCKET, QD, DQ)]
+    right = [
+        {c["seed"]: c["accuracy"] for c in made["cells"] if (c["student"], c["cell"]) == (student, cell)} for cell in cells
+    ]
+    near = [{seed: -kl for seed, kl in distances(made, student, cell).items()} for cell in cells]
+    if not all(right):
+        return []
+
+    def held(by: Sequence[Mapping[int, float]]) -> list[bool]:
+        return [_rising(*(each[seed] for each in by)) for seed in sorted(set.intersection(*map(set, by)))]
+
+    whole = _rising(*(mean(each.values()) for each in right))
+    said = f"- {student}, {bits} bit: QD, DQ > PM bucket > PM no bucket {'holds' if whole else 'DOES NOT HOLD'} in the mean"
+    for by, words in ((right, "seeds"), (near, "seeds by the distance from the teacher")):
+        if each := held(by):
+            said += f", in {sum(each)} of {len(each)} {words}"
+    return [said]
+
+
+def _rising(tensor: float, bucket: float, qd: float, dq: float) -> bool:
+    return min(qd, dq) > bucket > tensor
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import results
 import torch
 
 from edgekd import models, recipe, verbs
+from edgekd.distill.objectives import Step, logits
 from edgekd.distill.trainer import fit
 from edgekd.errors import EdgekdError
 from edgekd.export.graph import torch_runner
@@ -31,7 +32,7 @@ from edgekd.models import LoadedModel
 from edgekd.progress import say
 from edgekd.quantize import size
 from edgekd.run_folder import fingerprint, write_text
-from edgekd.tasks import task_of
+from edgekd.tasks import Evaluation, task_of
 
 HERE = Path(__file__).parent
 EPOCHS = {"distilled": 12, "qd": 4, "dq": 2, "qd+": 8}
@@ -46,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for student in options.students:
             for seed in options.seeds:
                 bench.student(student, seed)
+        file = results.collect(bench.cells, bench.name, options.data, bench.facts(), options.add)
     except EdgekdError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    file = results.collect(bench.cells, bench.name, options.data, bench.facts())
     try:
         import plot
     except ImportError:
@@ -84,7 +85,8 @@ class Bench:
         self.task = task_of(self.recipe.task)
         self.splits = self.task.splits(self.recipe)
         self.teacher = self.task.model(self.recipe, self.splits, "teacher", need_weights=True)
-        self.teacher_score = self._score(self.teacher)
+        made = self._evaluated(self.teacher)
+        self.teacher_score, self.teacher_logits = made.score, torch.from_numpy(made.outputs["logits"])
         say(f"teacher: {self.teacher_score:.4f}, {self.teacher.parameters:,} parameters")
 
     def student(self, name: str, seed: int) -> None:
@@ -148,12 +150,12 @@ class Bench:
             made, {"epochs": self.epochs["distilled"]} | ({"objectives": objectives} if objectives else {}), folder
         )
         models.save(made, folder)
-        return {"accuracy": self._score(made), "parameters": made.parameters, "training": [history]}
+        return {**self._tested(made), "parameters": made.parameters, "training": [history]}
 
     def _quantized(self, cell: cells.Cell, distilled: LoadedModel, folder: Path) -> dict[str, Any]:
         made, encoded, told = cells.make(cell, distilled, self._fit, folder)
         return {
-            "accuracy": self._score(made),
+            **self._tested(made),
             "size": size.sizes(encoded, size.numbers(made.module.net, without=encoded)),
             "training": told,
         }
@@ -169,8 +171,14 @@ class Bench:
             file.unlink()
         return history.to_json()
 
-    def _score(self, model: LoadedModel) -> float:
-        return self.task.evaluate(torch_runner(self.task.graphs(model, self.splits)), self.splits.test).score
+    def _tested(self, model: LoadedModel) -> dict[str, float]:
+        """Return the accuracy on the test samples, and the distance from the teacher there: T^2 KL(teacher || model), mean, in nats."""
+        made = self._evaluated(model)
+        step = Step({"logits": torch.from_numpy(made.outputs["logits"])}, {"logits": self.teacher_logits}, {}, self.task)
+        return {"accuracy": made.score, "kl": float(logits.loss(recipe.Logits(kind="logits", temperature=2), step))}
+
+    def _evaluated(self, model: LoadedModel) -> Evaluation:
+        return self.task.evaluate(torch_runner(self.task.graphs(model, self.splits)), self.splits.test)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -183,6 +191,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--normal", action="store_true", help="also train each student on labels alone")
     parser.add_argument("--epochs", type=float, default=1.0, metavar="FACTOR", help="times the default numbers of epochs")
     parser.add_argument("--views", type=int, help="augmented views of each picture, for which the teacher's outputs are kept")
+    parser.add_argument("--add", action="store_true", help="keep the results file's other cells, such as seeds made elsewhere")
     parser.add_argument("--work", type=Path, default=Path("runs/polino"), help="where trainings live (default: runs/polino)")
     return parser.parse_args(arguments)
 
