@@ -189,6 +189,22 @@ def identity(recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _same(there: Any, here: Any) -> bool:
+    """Say whether two references are one: equal, or a file or folder that was moved, of the old name and no longer at the old place."""
+    if there == here or not isinstance(there, str) or not isinstance(here, str):
+        return bool(there == here)
+    (kind, old, function), new = _parts(there), _parts(here)
+    return old.is_absolute() and not old.exists() and (kind, old.name, function) == (new[0], new[1].name, new[2])
+
+
+def _parts(reference: str) -> tuple[str, Path, str]:
+    """Return (py:, hf: or nothing; the file or folder; the function) of a model or data source as in a recipe."""
+    kind = reference[:3] if reference.startswith(("py:", "hf:")) else ""
+    path = reference.removeprefix(kind)
+    path, _, function = path.rpartition(":") if kind == "py:" else (path, "", "")
+    return kind, Path(path), function
+
+
 def has_stages(run: Path) -> bool:
     """Say whether any stage in the run folder is finished: before that, nothing would be lost."""
     return any(".partial" not in path.relative_to(run).parts for path in run.rglob(RECORD))
@@ -204,7 +220,7 @@ def check(run: Path, recipe: dict[str, Any], kind: str) -> None:
             manifest = read_manifest(run)
             made = {"verb": manifest.get("kind", "compress"), **identity(manifest["recipe"])}
             mine = {"verb": kind, **identity(recipe)}
-            differing = [f"{key} {made[key]!r} there, {mine[key]!r} here" for key in mine if made[key] != mine[key]]
+            differing = [f"{key} {made[key]!r} there, {mine[key]!r} here" for key in mine if not _same(made[key], mine[key])]
             if differing:
                 raise BadInput(
                     f"{run}: made by another recipe ({'; '.join(differing)}). Give another -o, or remove that folder"

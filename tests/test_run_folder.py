@@ -127,6 +127,36 @@ def test_a_folder_of_another_recipe_is_refused_and_untouched(tmp_path):
     assert (run / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("here", "accepted"),
+    [
+        ({"student": {"model": "py:{new}/a.py:f"}}, True),
+        ({"data": {"source": "{new}/pictures"}}, True),
+        ({"student": {"model": "py:{new}/a.py:g"}}, False),
+        ({"student": {"model": "py:{new}/b.py:f"}}, False),
+        ({"student": {"model": "hf:{new}/a.py"}}, False),
+        ({"student": {"model": "py:{kept}/a.py:f"}}, False),  # the old one is still where it was: this is another
+    ],
+)
+def test_a_moved_project_is_the_same_recipe(tmp_path, here, accepted):
+    old, new, kept = (tmp_path / name for name in ("old", "new", "kept"))
+    for folder in (new, kept):
+        folder.mkdir()
+    there = old if "kept" not in str(here) else new
+    (new / "a.py").touch()
+    made = {**RECIPE, "data": {"source": f"{old}/pictures"}, "student": {"model": f"py:{there}/a.py:f"}}
+    run = tmp_path / "run"
+    run_folder.claim(run, made, "compress")
+    run_folder.write_manifest(run, {"schema": 1, "recipe": made})
+    run_folder.make(run, "distill", "student", "a" * 64, fill("one"))
+    now = json.loads(json.dumps({**made, **here}).replace("{new}", str(new)).replace("{kept}", str(kept)))
+    if accepted:
+        run_folder.claim(run, now, "compress")
+    else:
+        with pytest.raises(BadInput, match="made by another recipe"):
+            run_folder.claim(run, now, "compress")
+
+
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_text("x")
     with pytest.raises(BadInput, match="not empty and not a run folder"):

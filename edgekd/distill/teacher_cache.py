@@ -20,6 +20,7 @@ import torch
 
 from .. import recipe
 from ..errors import BadInput
+from ..models.identity import identity
 from ..progress import bar
 from ..text import tokenizer
 from . import keys, objectives
@@ -62,7 +63,7 @@ def key(
     augmented = settings.augment != recipe.Augment()
     return keys.plain(
         {
-            "teacher": teacher.reference,
+            "teacher": identity(teacher),
             "weights": keys.weights_hash(teacher.module),
             "preprocess": teacher.preprocess.model_dump() if teacher.preprocess else None,
             "tokenizer": tokenizer.fingerprint(teacher.tokenizer) if teacher.tokenizer is not None else None,
