@@ -65,13 +65,22 @@ def collect(work: Path, name: str, data: str, facts: Mapping[str, Any], add: boo
         found.append({"student": student, "seed": seed, "cell": cell, **{k: v for k, v in told.items() if k != "key"}})
     out = HERE / "results" / f"{name}.json"
     out.parent.mkdir(exist_ok=True)
-    command = f"python benchmarks/polino/run.py {' '.join(sys.argv[1:])}"
+    command = f"python benchmarks/polino/run.py {' '.join(_told(sys.argv[1:]))}"
     made = {"schema": 1, "data": data, "command": command, **facts, "environment": host.describe(), "cells": found}
     if add and out.is_file():
         made = joined(json.loads(out.read_text()), made, out)
     out.write_text(json.dumps(made, indent=1) + "\n")
     print(table(made))
     return out
+
+
+def _told(arguments: Sequence[str]) -> list[str]:
+    """Return the command line as it means the same elsewhere: where data and trainings lie is this machine's business."""
+    told = list(arguments)
+    for option, instead in (("--source", ["--source", "FOLDER"]), ("--work", [])):
+        if option in told:
+            told[told.index(option) : told.index(option) + 2] = instead
+    return told
 
 
 def joined(old: Mapping[str, Any], new: Mapping[str, Any], file: Path) -> dict[str, Any]:
