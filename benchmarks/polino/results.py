@@ -68,7 +68,7 @@ def collect(work: Path, name: str, data: str, facts: Mapping[str, Any], add: boo
     command = f"python benchmarks/polino/run.py {' '.join(_told(sys.argv[1:]))}"
     made = {"schema": 1, "data": data, "command": command, **facts, "environment": host.describe(), "cells": found}
     if add and out.is_file():
-        made = joined(json.loads(out.read_text()), made, out)
+        made = joined(json.loads(out.read_text()), json.loads(json.dumps(made)), out)
     out.write_text(json.dumps(made, indent=1) + "\n")
     print(table(made))
     return out
