@@ -21,6 +21,7 @@ import torch
 
 from edgekd import host
 from edgekd.bench import environment, statistics
+from edgekd.distill import allocator
 from edgekd.progress import say
 
 HERE = Path(__file__).parent
@@ -80,7 +81,8 @@ def _codes(threads: int, options: argparse.Namespace) -> dict[str, Any]:
 
 def _steps(student: str, device: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
     made = {kind: steps.make(student, kind, device) for kind in steps.KINDS}
-    timed = alternate({kind: step for kind, (step, _) in made.items()}, options.rounds, options.steps)
+    with allocator.kept(device == "cpu"):  # as the trainer does
+        timed = alternate({kind: step for kind, (step, _) in made.items()}, options.rounds, options.steps)
     # A step's cost is how many times as fast the plain one is.
     costs = [_ratio(timed, "plain", kind, goal) for kind, goal in MOST.items()]
     say(f"{student}, {device}, {threads} thread(s): done")

@@ -23,7 +23,7 @@ from ..errors import BadInput
 from ..models.identity import identity
 from ..progress import bar
 from ..text import tokenizer
-from . import keys, objectives
+from . import allocator, keys, objectives
 from .memory_format import channels_last, contiguous
 from .samples import Samples
 from .taps import Taps
@@ -152,7 +152,8 @@ def fill(plan: Plan, materials: Materials, folder: Path) -> None:
     train = materials.splits.train
     made_from = key(materials.teacher, train, distill, plan.recipe.seed, outputs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    build(materials.teacher, train, materials.task, distill, folder, made_from, device=device)
+    with allocator.kept(device == "cpu"):
+        build(materials.teacher, train, materials.task, distill, folder, made_from, device=device)
     materials.teacher.module.cpu()
 
 

@@ -23,7 +23,7 @@ from ..errors import BadInput, Diverged
 from ..export.graph import torch_runner
 from ..progress import bar
 from ..text import tokenizer
-from . import batches, checkpoint, keys, memory_format, objectives, processes, teachers
+from . import allocator, batches, checkpoint, keys, memory_format, objectives, processes, teachers
 from .history import Epoch, History
 from .optimization import Average, learning_rate, optimizer_of
 from .samples import Samples
@@ -71,9 +71,10 @@ class _Fit:
         self.section = section or ("distill" if isinstance(settings, recipe.Distill) else "train")
         self.path = folder / "checkpoint" / "state.safetensors"
         self.accelerator = processes.accelerator()
-        stack.callback(self.accelerator.free_memory)
         self.processes = self.accelerator.num_processes
         device = self.device = processes.device_of(self.accelerator)
+        stack.enter_context(allocator.kept(device.type == "cpu"))
+        stack.callback(self.accelerator.free_memory)
         default = settings.objectives if isinstance(settings, recipe.Distill) else (recipe.TaskLoss(),)
         self.goals = objectives.resolve(tuple(entries or default))
         self.sizes = batches.sizes(len(splits.train), settings.batch_size, self.processes)

@@ -49,17 +49,21 @@ def restored(buckets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def range_of(buckets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (alpha, beta), each (buckets, 1): max - min, 1 where that is below 1e-10, and min. NaN and infinity make alpha so."""
-    alpha, lowest = extent_of(buckets)
-    return divisor(alpha), lowest
+    alpha, lowest = _extremes(buckets)
+    return alpha.masked_fill_(alpha < 1e-10, 1.0), lowest
 
 
 def extent_of(buckets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what range_of() does, but alpha is 0 where max - min is below 1e-10: of a constant bucket."""
+    alpha, lowest = _extremes(buckets)
+    return alpha.masked_fill_(alpha < 1e-10, 0.0), lowest
+
+
+def _extremes(buckets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     lowest = buckets.amin(1, keepdim=True)
-    alpha = buckets.amax(1, keepdim=True) - lowest  # aminmax() does both at once, and takes ten times as long on a CPU
-    return torch.where(alpha < 1e-10, torch.zeros_like(alpha), alpha), lowest
+    return buckets.amax(1, keepdim=True) - lowest, lowest  # aminmax() does both at once, and takes ten times as long on a CPU
 
 
 def divisor(alpha: torch.Tensor) -> torch.Tensor:
     """Return alpha, 1 where it is 0."""
-    return torch.where(alpha == 0, torch.ones_like(alpha), alpha)
+    return alpha.masked_fill(alpha == 0, 1.0)

@@ -23,18 +23,19 @@ Style = Literal["straight-through", "truncated", "exact"]
 
 
 def scaled(buckets: torch.Tensor, levels: int, stochastic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return (indices 0 ... levels - 1 in floating point, alpha, beta) of (buckets, size) weights.
+    """Return (indices 0 ... levels - 1 in floating point, step, beta) of (buckets, size) weights; of a constant bucket all 0.
 
     Deterministic: to the nearest level, halves to even. Stochastic: down, or up with the probability of the fraction, so
     that the expected value is the weight itself; from torch's own generator.
     """
     alpha, beta = range_of(buckets)
-    places = (buckets - beta).div_(alpha / (levels - 1))
+    step = alpha.div_(levels - 1)
+    places = (buckets - beta).div_(step)
     if not stochastic:
-        return places.round_(), alpha, beta
+        return places.round_(), step, beta
     down = places.floor()
     up = torch.rand_like(places) < places.sub_(down)  # a weight on a level stays there
-    return down.add_(up).clamp_(max=levels - 1), alpha, beta
+    return down.add_(up).clamp_(max=levels - 1), step, beta
 
 
 class _Uniform(torch.autograd.Function):
@@ -44,14 +45,14 @@ class _Uniform(torch.autograd.Function):
     def forward(ctx: Any, weights: torch.Tensor, size: int, levels: int, style: Style, stochastic: bool) -> torch.Tensor:
         buckets = to_buckets(weights, size)
         buckets = buckets.clamp(-1, 1) if style == "truncated" else buckets
-        indices, alpha, beta = scaled(buckets, levels, stochastic)
+        indices, step, beta = scaled(buckets, levels, stochastic)
         ctx.style = style
         if style == "truncated":
             ctx.save_for_backward(weights.abs() <= 1)
         elif style == "exact":
             ctx.save_for_backward(buckets, indices.clone())
             ctx.levels = levels
-        return restored(indices.mul_(alpha / (levels - 1)).add_(beta), weights)
+        return restored(indices.mul_(step).add_(beta), weights)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -138,5 +139,5 @@ class MinMax(nn.Module):
     def encode(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         """Return (indices (buckets, size), scale (buckets,), offset (buckets,), None) of the weights."""
         buckets = to_buckets(weights.detach().float(), self.size)
-        indices, alpha, beta = scaled(buckets.clamp(-1, 1) if self.style == "truncated" else buckets, self.levels)
-        return indices.to(torch.uint8), (alpha / (self.levels - 1)).flatten(), beta.flatten(), None
+        indices, step, beta = scaled(buckets.clamp(-1, 1) if self.style == "truncated" else buckets, self.levels)
+        return indices.to(torch.uint8), step.flatten(), beta.flatten(), None
