@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="allocator.kept() tunes glibc, which this system does without"
+    not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"),
+    reason="allocator.kept() tunes glibc, which this system does without",
 )
 PAGE = os.sysconf("SC_PAGE_SIZE")
 BLOCKS, BLOCK = 8, 24 << 20
@@ -46,7 +47,9 @@ def resident():
 
 def run(script: str, **environment: str) -> dict[str, int]:
     """Run the script, return what it printed as JSON."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))
+    }
     made = subprocess.run(
         [sys.executable, "-c", PROLOGUE + script], env={**clean, **environment}, capture_output=True, text=True, timeout=300
     )
@@ -77,7 +80,7 @@ print(json.dumps({"before": before, "inside": inside, "nested": nested, "given_b
 
 
 @pytest.mark.parametrize(
-    "condition, environment",
+    ("condition", "environment"),
     [
         ("on_cpu=False", {}),
         ("", {"MALLOC_TRIM_THRESHOLD_": str(1 << 20)}),
