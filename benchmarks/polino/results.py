@@ -76,7 +76,9 @@ def collect(work: Path, name: str, data: str, facts: Mapping[str, Any], add: boo
 
 def _told(arguments: Sequence[str]) -> list[str]:
     """Return the command line as it means the same elsewhere: where data and trainings lie is this machine's business."""
-    told = [part for word in arguments for part in (word.split("=", 1) if word.startswith(("--source=", "--work=")) else [word])]
+    told = [
+        part for word in arguments for part in (word.split("=", 1) if word.startswith(("--source=", "--work=")) else [word])
+    ]
     for option, instead in (("--source", ["--source", "FOLDER"]), ("--work", [])):
         if option in told:
             told[told.index(option) : told.index(option) + 2] = instead
