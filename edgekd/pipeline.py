@@ -70,10 +70,14 @@ def quantize(plan: Plan, materials: Materials, make: Make) -> None:
     from . import quantize
 
     missing = [variant for variant in plan.recipe.quantize if not plan.cached(plan.step(f"quantize/{variant.name}"))]
-    check = cache(partial(stages.check_variants, plan, materials, missing))
+
+    @cache
+    def check() -> None:
+        stages.check_variants(plan, materials, missing)  # all that are missing, before the first is made
+        stages.check_student(plan, materials)
 
     def after_check(fill: Callable[[Path], None], folder: Path) -> None:
-        check()  # all that are missing, before the first is made
+        check()
         fill(folder)
 
     outputs = next((step for step in plan.steps if step.name == "teacher-cache"), None)

@@ -194,7 +194,8 @@ def _same(there: Any, here: Any) -> bool:
     if there == here or not isinstance(there, str) or not isinstance(here, str):
         return bool(there == here)
     (kind, old, function), new = _parts(there), _parts(here)
-    return old.is_absolute() and not old.exists() and (kind, old.name, function) == (new[0], new[1].name, new[2])
+    gone = not os.path.exists(old)  # Path.exists() raises where a folder above may not be read, such as another user's home
+    return old.is_absolute() and gone and (kind, old.name, function) == (new[0], new[1].name, new[2])
 
 
 def _parts(reference: str) -> tuple[str, Path, str]:

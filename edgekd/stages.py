@@ -81,6 +81,32 @@ def check_variants(plan: Plan, materials: Materials, variants: Iterable[VariantR
                 raise BadInput(f"quantize `{variant.name}`: {error}") from None
 
 
+SAME = 0.01
+"""Of the largest output: the same network in torch and in ONNX Runtime differs by a thousandth of that."""
+
+
+def check_student(plan: Plan, materials: Materials) -> None:
+    """Check that the code still makes the student that was trained, by what its graphs give. Raises BadInput.
+
+    A change in the code makes another student of its own accord, but for what `imports.sources` cannot see.
+    """
+    if "student_graphs" in vars(materials):  # they were written just now
+        return
+    from .export.graph import torch_runner
+    from .parity import compare
+    from .quantize.variant import file_runner
+
+    for graph in materials.student_graphs:
+        example = {name: values.numpy() for name, values in graph.example.items()}
+        there, here = file_runner(materials.source_graphs())(graph.name, example), torch_runner([graph])(graph.name, example)
+        if not (apart := compare(there, here)).relative <= SAME:
+            raise BadInput(
+                f"the student {materials.student.reference} is no longer the one that {plan.out} was made with: with the same weights its outputs "
+                f"differ by {apart.relative:.0%} of the largest. Its code must read something that is neither a module beside it nor a file named in "
+                f"it, and that has changed. Undo that, or give another -o to train it again"
+            )
+
+
 def cache_teacher(plan: Plan, materials: Materials, folder: Path) -> None:
     """Compute the teacher's outputs on the training samples once."""
     from .distill import teacher_cache

@@ -191,6 +191,31 @@ def test_no_variant_is_trained_before_all_are_checked(copy):
     assert not (copy / "variants" / "qd4").exists()
 
 
+def test_a_student_whose_code_makes_another_network_is_refused(copy, tmp_path):
+    """The recipe's files are as they were, but what the code reads is not: its name is put together while it runs."""
+    shutil.copytree("models/digits", tmp_path / "digits")
+    code = (tmp_path / "digits" / "model.py").read_text()
+    read = "getattr(nn, (__import__('pathlib').Path(__file__).parent / ('activation' + '.txt')).read_text())()"
+    (tmp_path / "digits" / "model.py").write_text(code.replace("self.activation = nn.ReLU()", f"self.activation = {read}"))
+    (tmp_path / "digits" / "activation.txt").write_text("ReLU")
+    here = str(tmp_path / "digits")
+    done = edgekd("distill", here, "-o", str(tmp_path / "run"), *settings())
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        "quantize=[{name: fp32, method: none}]",
+        "quantize=[{name: qd4, method: quantized-distillation, weights: {bits: 4}}]",
+    )
+    assert edgekd("quantize", str(tmp_path / "run"), "--set", one).returncode == 0
+    (tmp_path / "digits" / "activation.txt").write_text("Tanh")
+    done = edgekd("quantize", str(tmp_path / "run"), "--set", two)
+    assert done.returncode == 2
+    assert "is no longer the one that" in done.stderr
+    assert not (tmp_path / "run" / "variants" / "qd4").exists()
+    (tmp_path / "digits" / "activation.txt").write_text("ReLU")
+    done = edgekd("quantize", str(tmp_path / "run"), "--set", two)
+    assert done.returncode == 0, done.stderr
+
+
 NOT_THERE = "[{kind: features, student: nowhere, teacher: nowhere}]"
 
 

@@ -32,3 +32,64 @@ def test_the_fingerprint_follows_a_neighbour(tmp_path):
     before = model_fingerprint(model)
     (tmp_path / "layers.py").write_text("activation = 'tanh'\n")
     assert model_fingerprint(model) != before
+
+
+def names(folder, file="net.py"):
+    return [str(f.relative_to(folder)) for f in imports.sources(folder / file)]
+
+
+def test_files_that_the_text_names_count(tmp_path):
+    (tmp_path / "configs").mkdir()
+    for name in ("act.json", "configs/width.json", "other.json", "configs/other.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "much.py").write_text("")
+    (tmp_path / "net.py").write_text(
+        "from pathlib import Path\nhere = Path(__file__).parent\n"
+        "a = (here / 'act.json').read_text()\nb = here / 'configs' / 'width.json'\nc = here / 'runs'\nd = 'x' * 3 + '\\0' + '\\ud800'\n"
+    )
+    assert names(tmp_path) == ["act.json", "configs/width.json", "net.py"]
+
+
+def test_modules_that_are_imported_by_name_count(tmp_path):
+    (tmp_path / "net.py").write_text("import importlib\nacts = importlib.import_module('acts')\n")
+    (tmp_path / "acts.py").write_text("import more\n")
+    (tmp_path / "more.py").write_text("")
+    assert names(tmp_path) == ["acts.py", "more.py", "net.py"]
+
+
+def test_modules_on_a_path_that_was_added_count(tmp_path):
+    for folder in ("project/models", "project/lib", "json"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "project" / "shared.py").write_text("")
+    (tmp_path / "project" / "lib" / "blocks.py").write_text("")
+    (tmp_path / "json" / "not_a_package.py").write_text("")  # stands for /sys
+    file = tmp_path / "project" / "models" / "net.py"
+    file.write_text("import json, shared, blocks\n")
+    assert imports.sources(file) == [file]
+    file.write_text("import json, sys\nsys.path += ['../lib', '..']\nimport shared, blocks\n")
+    assert {f.resolve().name for f in imports.sources(file)} == {"net.py", "shared.py", "blocks.py"}
+    file.write_text(
+        "import sys\nfrom pathlib import Path\nsys.path.append(str(Path(__file__).parents[1]))\nimport json, shared\n"
+    )
+    assert {f.resolve().name for f in imports.sources(file)} == {"net.py", "shared.py"}
+
+
+def test_a_package_behind_a_link_counts_and_a_circle_of_links_ends(tmp_path):
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.py").write_text("")
+    (tmp_path / "pkg" / "inner").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "pkg")
+    (tmp_path / "net.py").write_text("import pkg.inner.x\n")
+    assert names(tmp_path) == ["net.py", "pkg/__init__.py", "pkg/inner/x.py"]
+
+
+def test_the_fingerprint_follows_a_file_that_is_named(tmp_path):
+    (tmp_path / "net.py").write_text("import json\nact = json.load(open('act.json'))\n")
+    (tmp_path / "act.json").write_text('"ReLU"')
+    model = Model(model=f"py:{tmp_path / 'net.py'}:Net")
+    before = model_fingerprint(model)
+    (tmp_path / "act.json").write_text('"Tanh"')
+    assert model_fingerprint(model) != before

@@ -94,6 +94,7 @@ def test_a_folder_beside_the_recipe_is_a_path_and_a_hub_id_stays_one(write, tmp_
         ("student: {model", "student: {modle", 3, ["did you mean `model`"]),
         ("data: {source: digits}", "date: {source: digits}", 1, ["unknown key `date`", "did you mean `data`"]),
         ("method: none", "method: none, weights: {bits: 8}", 10, ["keeps full precision"]),
+        ("method: none", "method: round-to-nearest, weights: {bits: yes}", 10, ["bits", "should be a number, not true"]),
         ("  epochs: 4", "  epochs: 4\n  epochs: 5", 6, ["given twice", "line 5"]),
         ("  epochs: 4", "  epochs: [4", 6, ["not valid YAML"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         run_folder.write_text(file, "new")
     assert file.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_project_that_may_no_longer_be_read_has_moved(tmp_path, monkeypatch):
+    """As when a run that root made is used by somebody else: looking below /root is refused."""
+    real = os.stat
+
+    def stat(path, *more, **options):
+        if "closed" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert run_folder._same(f"py:{tmp_path}/closed/net.py:f", f"py:{tmp_path}/net.py:f")
+    assert not run_folder._same(f"py:{tmp_path}/closed/net.py:f", f"py:{tmp_path}/net.py:g")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ def identity(model: LoadedModel) -> dict[str, Any]:
     """
     kind, colon, rest = model.reference.partition(":")
     reference, made_by = model.reference, []
+    base = Path(rest or kind)
     if kind + colon == python_file.PREFIX:
-        file, _, function = rest.rpartition(":")
-        if Path(file).is_file():
-            reference, made_by = f"{python_file.PREFIX}{function}", imports.sources(Path(file))
-    elif Path(rest or kind).is_dir():
-        reference, made_by = kind if colon else "folder", list(Path(rest or kind).glob("*config*.json"))
-    return {"reference": reference, "code": sorted(file_hash(path)[:16] for path in made_by), "arguments": model.arguments}
+        base, function = Path(rest.rpartition(":")[0]), rest.rpartition(":")[2]
+        if base.is_file():
+            reference, made_by = f"{python_file.PREFIX}{function}", imports.sources(base)
+    elif base.is_dir():
+        reference, made_by = kind if colon else "folder", list(base.glob("*config*.json"))
+    code = {os.path.relpath(path, base): file_hash(path)[:16] for path in made_by}
+    return {"reference": reference, "code": code, "arguments": model.arguments}

@@ -288,7 +288,7 @@ class VariantRecipe(Strict):
             chains = ", ".join(f"[{', '.join(chain)}]" for chain in CHAINS)
             raise ValueError(f"method [{', '.join(self.methods)}]: the chains that there are: {chains}")
         if self.method == "none" and (self.weights or self.activations):
-            raise ValueError("method `none` keeps full precision: leave `weights` and `activations` out")
+            raise ValueError("method `none` keeps full precision: leave `weights`, `activations` and `budget` out")
         if self.activations and self.activations.dynamic != (self.method == "dynamic"):
             raise ValueError("activations are scaled at each call (`dynamic: true`) by method `dynamic`, and by no other")
         if self.method == "ptq" and self.weights is None:

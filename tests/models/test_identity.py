@@ -42,6 +42,16 @@ def test_changed_code_is_another_model(project, file):
     assert identity(model(f"py:{project}/model.py:teacher")) != before
 
 
+def test_files_that_change_places_are_another_model(project):
+    (project / "model.py").write_text("import a, b\n")
+    (project / "a.py").write_text("x = 1\n")
+    (project / "b.py").write_text("x = 2\n")
+    before = identity(model(f"py:{project}/model.py:teacher"))
+    (project / "a.py").write_text("x = 2\n")
+    (project / "b.py").write_text("x = 1\n")
+    assert identity(model(f"py:{project}/model.py:teacher")) != before
+
+
 def test_another_function_or_other_arguments_are_another_model(project):
     one = model(f"py:{project}/model.py:teacher")
     assert identity(one) != identity(model(f"py:{project}/model.py:other"))
