@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,12 @@ from edgekd.tasks import Evaluation, Task, task_of
 
 LONGEST = ("test_examples.py", "test_compress.py", "test_every_target.py")
 """Files that take minutes: begun first, so that no process waits for another at the end."""
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that tests start: a shell that runs all this in the background has them ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
