@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,8 @@ def sources(file: Path) -> list[Path]:
 
     These are modules of its folder (of folders that its text names, and of those above where it touches sys.path), however they are
     imported, if only their names stand in the text: `import a`, `importlib.import_module("a")`. A package counts with all of its
-    Python files. And files whose names stand in the text, such as "width.json" in open(Path(__file__).parent / "configs" / "width.json").
-    Not found: names that are put together while it runs. Files that cannot be parsed count, and what they import does not.
+    Python files. And files whose names stand in the text, such as "width.json" in open(Path(__file__).parent / "configs" / "width.json"), unless it
+    writes them. Not found: names that are put together while it runs. Files that cannot be parsed count, and what they import does not.
     """
     found: set[Path] = set()
     waiting = [file]
@@ -44,6 +45,7 @@ class _Text:
 
 def _read(file: Path) -> _Text:
     made = _Text()
+    written: set[str] = set()
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):
@@ -57,7 +59,22 @@ def _read(file: Path) -> _Text:
             made.strings.add(node.value)
         elif isinstance(node, ast.Attribute) and node.attr == "path" and getattr(node.value, "id", None) == "sys":
             made.moves_path = True
+        elif isinstance(node, ast.Call) and _writes(node):
+            written.update(
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )
+    made.strings -= written  # what it writes is no part of it
     return made
+
+
+def _writes(call: ast.Call) -> bool:
+    """Say whether a call writes a file: open(..., "w"), path.write_text(...), torch.save(...) and their like."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name != "open":
+        return name.startswith(("write_", "save", "dump")) or name in {"touch", "unlink"}
+    given = [*call.args[:2], *(word.value for word in call.keywords if word.arg == "mode")]
+    modes = [part.value for part in given if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return any(re.fullmatch("[rbt]*[wax+][rwaxbt+]*", mode) for mode in modes)
 
 
 def _needed(text: _Text, folder: Path) -> Iterator[Path]:

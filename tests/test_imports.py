@@ -93,3 +93,14 @@ def test_the_fingerprint_follows_a_file_that_is_named(tmp_path):
     before = model_fingerprint(model)
     (tmp_path / "act.json").write_text('"Tanh"')
     assert model_fingerprint(model) != before
+
+
+def test_files_that_it_writes_do_not_count(tmp_path):
+    names_ = ("a.log", "b.log", "c.pt", "d.txt", "e.txt", "f.bin", "mean.gz")
+    for name in names_:
+        (tmp_path / name).write_text("")
+    (tmp_path / "net.py").write_text(
+        "open('a.log', 'a').write('x')\nopen('b.log', mode='w')\ntorch.save(net, HERE / 'c.pt')\n(HERE / 'd.txt').write_text('x')\n"
+        "open('e.txt')\n(HERE / 'f.bin').open('rb')\ngzip.open('mean.gz')\n"
+    )
+    assert names(tmp_path) == ["e.txt", "f.bin", "mean.gz", "net.py"]
